@@ -1,0 +1,107 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "runtime/base/async.h"
+#include "runtime/reaper.h"
+#include "runtime/runtime_options.h"
+
+namespace feather {
+
+// Drives runc, crun or any OCI runtime with runc's command line, for one container. Every call
+// forks the runtime and waits for it as a coroutine; the loop is never blocked. Arguments are those
+// that containerd's own shim uses:
+//   <binary> --root <root>/<namespace> --log <bundle>/log.json --log-format json [--systemd-cgroup]
+//   …
+//
+// Errors: code Unknown, text "OCI runtime <op> failed: <last error line that *this* command wrote
+// to log.json>", or "…: runc did not terminate successfully: exit status N: <output>" when it wrote
+// none. A runtime that cannot be executed: "unable to retrieve OCI runtime error (<why>): <exec
+// error>".
+class OciRuntime {
+ public:
+  struct Config {
+    std::string binary;  // name or path
+    std::string root;    // <root>/<namespace>
+    std::string bundle;  // absolute
+    std::string id;
+    bool systemd_cgroup = false;
+    std::string criu_path;  // empty: none
+  };
+
+  OciRuntime(Reaper& reaper, Config config);
+
+  // Standard descriptors of the container's process, handed to the runtime as its own 0-2; -1 is
+  // /dev/null for 0, and "captured for the error text" for 1 and 2.
+  using Stdio = std::array<int, 3>;
+
+  struct CreateArgs {
+    std::string pid_file;
+    std::string console_socket;  // empty: no terminal
+    bool no_pivot_root = false;
+    bool no_new_keyring = false;
+    Stdio stdio = {-1, -1, -1};
+    // Called once the runtime has been started: the caller closes its copies of `stdio`.
+    std::function<void()> started;
+  };
+  Async<absl::Status> Create(CreateArgs args);
+  Async<absl::Status> Start();
+
+  struct ExecArgs {
+    std::string process_file;  // JSON of the OCI process object
+    std::string pid_file;
+    std::string console_socket;
+    Stdio stdio = {-1, -1, -1};
+    std::function<void()> started;
+  };
+  Async<absl::Status> Exec(ExecArgs args);
+
+  struct RestoreArgs {
+    std::string image_path;
+    std::string work_path;
+    std::string parent_path;
+    CreateArgs create;  // pid file, console, stdio
+  };
+  Async<absl::Status> Restore(RestoreArgs args);
+
+  // NotFound "process already finished" or "no such container" as contract section 4.3 maps them.
+  Async<absl::Status> Kill(uint32_t signal, bool all);
+  // A container that the runtime does not know any more counts as deleted.
+  Async<absl::Status> Delete(bool force);
+  Async<absl::Status> Pause();
+  Async<absl::Status> Resume();
+  // `resources`: JSON of OCI LinuxResources.
+  Async<absl::Status> Update(std::string resources);
+
+  struct CheckpointArgs {
+    std::string image_path;
+    std::string work_path;
+    std::string parent_path;
+    bool leave_running = true;
+    bool open_tcp = false;
+    bool external_unix_sockets = false;
+    bool terminal = false;
+    bool file_locks = false;
+    std::vector<std::string> empty_namespaces;
+  };
+  Async<absl::Status> Checkpoint(CheckpointArgs args);
+
+  const Config& config() const { return config_; }
+
+ private:
+  struct Result;
+  Async<absl::Status> Run(std::string operation, std::vector<std::string> arguments, Stdio stdio,
+                          std::function<void()> started, std::string input);
+  Reaper& reaper_;
+  Config config_;
+};
+
+}  // namespace feather

@@ -1,0 +1,7 @@
+#include "runtime/cgroup.h"
+#include "runtime/io/stdio.h"
+#include "runtime/mount/mount.h"
+#include "runtime/oci_runtime.h"
+#include "runtime/reaper.h"
+#include "shim/rpc/method_table.h"
+#include "shim/ttrpc/client.h"
