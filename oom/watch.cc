@@ -1,1 +1,17 @@
 #include "oom/watch.h"
+
+#include <utility>
+
+#include "oom/cgroup1.h"
+#include "oom/cgroup2.h"
+
+namespace feather::oom {
+
+absl::StatusOr<std::unique_ptr<Watch>> Watch::Start(asio::io_context& io, bool unified,
+                                                    std::string directory, OnKill on_kill,
+                                                    std::optional<uint64_t> told) {
+  return unified ? StartCgroup2(io, std::move(directory), std::move(on_kill), told)
+                 : StartCgroup1(io, std::move(directory), std::move(on_kill), told);
+}
+
+}  // namespace feather::oom

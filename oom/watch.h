@@ -4,13 +4,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 
 namespace feather::oom {
 
-// The counters of memory.events (cgroup2) or memory.oom_control (cgroup1) as last read.
+// The counters of memory.events (cgroup2) or memory.oom_control (cgroup1, `oom_kill` only) as last
+// read. On both they count the container's cgroup and everything below it.
 struct Counters {
   uint64_t low = 0;
   uint64_t high = 0;
@@ -20,18 +22,31 @@ struct Counters {
   uint64_t oom_group_kill = 0;
 };
 
-// Watches one container's cgroup for OOM kills. Back ends: cgroup2 (memory.events and cgroup.events
-// polled for EPOLLPRI, no inotify) and cgroup1 (memory.oom_control with an eventfd).
+// Watches one container's cgroup for OOM kills. Back ends: cgroup2.h (memory.events and
+// cgroup.events polled for EPOLLPRI, no inotify) and cgroup1.h (memory.oom_control with an
+// eventfd); their headers name the kernel's guarantees that they stand on and what remains
+// uncertain.
 //
-// `on_kill` is called from the loop, or from inside Read and Finish, each time oom_kill was found
-// greater than before, with the counters. It must not destroy the watch.
+// `on_kill` is called from the loop, or from inside Read and Finish, never from inside Start, once
+// for each reading that finds `oom_kill` greater than the one before; a group kill that was read
+// half-way counts once (account.h). It must not destroy the watch.
+//
+// Order of calls: Start once the container's init is in the cgroup; Read before each exit of one of
+// its processes is published, Finish before the init's. The watch also ends by itself, in the same
+// way as by Finish, when the cgroup turns empty or is removed, whichever is first; after its end it
+// holds no descriptor, and every call is allowed and does nothing.
 class Watch {
  public:
   using OnKill = std::function<void(const Counters&)>;
 
-  // `directory`: the container's cgroup; on cgroup1 that of the memory controller.
+  // `directory`: the container's cgroup; on cgroup1 that of the memory controller. `told`: kills up
+  // to this count have been reported already; nullopt: up to what the counter says now, which is
+  // right wherever the container has not run yet (a cgroup can be older than its container). Give 0
+  // for a container that runs already in a cgroup of its own (restored), or what an earlier watch
+  // had told. An error (no memory controller, no such cgroup) leaves nothing open.
   static absl::StatusOr<std::unique_ptr<Watch>> Start(asio::io_context& io, bool unified,
-                                                      std::string directory, OnKill on_kill);
+                                                      std::string directory, OnKill on_kill,
+                                                      std::optional<uint64_t> told = std::nullopt);
   virtual ~Watch() = default;
 
   // Reads the counters now. Call it before the exit of any process of the container is published:

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "oom/watch.h"
+#include "runtime/base/async.h"
+
+namespace feather::oom {
+
+// Decides which readings of the counters are reported: pure arithmetic, no descriptors.
+//
+// A group kill (memory.oom.group) raises oom_kill once for the first victim, then oom_group_kill,
+// then oom_kill for each other process of the group (mm/oom_kill.c, oom_kill_process), so that a
+// reading can fall between them and show one kill twice. Therefore an increase within
+// kGroupWindow of a reported one is folded into it if oom_group_kill rose with either of the two.
+//
+// Errs: towards one report too few when an unrelated kill comes within the window of a group kill
+// (the group's report stands, at most kGroupWindow earlier); towards one too many when the kernel
+// is older than 5.17 and does not count group kills, when the group is that of an ancestor (which
+// counts it, not the container's cgroup), or when the loop stood still for longer than the window.
+class Account {
+ public:
+  static constexpr Clock::duration kGroupWindow = std::chrono::seconds(1);
+
+  Account(Watch::OnKill on_kill, const Counters& now, std::optional<uint64_t> told);
+
+  // Takes a reading made at `at`; reports it if it must be.
+  void Observe(const Counters& now, Clock::time_point at);
+  const Counters& last() const { return last_; }
+
+ private:
+  Watch::OnKill on_kill_;
+  Counters last_;
+  uint64_t told_;
+  std::optional<Clock::time_point> told_at_;
+  bool told_group_ = false;
+};
+
+}  // namespace feather::oom

@@ -1,0 +1,191 @@
+#include "oom/cgroup1.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <cerrno>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "oom/account.h"
+#include "oom/cgroupfs.h"
+#include "runtime/base/async.h"
+#include "runtime/base/file.h"
+#include "runtime/base/status.h"
+
+namespace feather::oom {
+namespace {
+
+// After a signal the counter is read again 1, 2, 4, … ms later, then every second while the kernel
+// says that the cgroup is still under_oom.
+constexpr Clock::duration kFirstReread = std::chrono::milliseconds(1);
+constexpr Clock::duration kLongestReread = std::chrono::seconds(1);
+// cgroups below the container's are visited to this depth.
+constexpr int kDepth = 16;
+
+// The kills in a cgroup and those below it, kept when one of these is removed.
+class SubtreeKills {
+ public:
+  explicit SubtreeKills(std::string directory) : directory_(std::move(directory)) {}
+
+  // `own`: oom_kill of the cgroup itself.
+  uint64_t Add(uint64_t own) {
+    std::map<std::string, uint64_t> now;
+    now.emplace(directory_, own);
+    for (const std::string& child : Children(directory_))
+      Visit(absl::StrCat(directory_, "/", child), kDepth, now);
+    for (const auto& [path, count] : now) {
+      auto before = seen_.find(path);
+      // A smaller count is that of a cgroup made anew under the old name.
+      bool same = before != seen_.end() && before->second <= count;
+      total_ += same ? count - before->second : count;
+    }
+    seen_ = std::move(now);
+    return total_;
+  }
+
+ private:
+  static void Visit(const std::string& path, int depth, std::map<std::string, uint64_t>& now) {
+    Content control = ReadPath(absl::StrCat(path, "/memory.oom_control"));
+    if (control.error != 0 || depth == 0) return;
+    now.emplace(path, ParseCounters(control.text).oom_kill);
+    for (const std::string& child : Children(path))
+      Visit(absl::StrCat(path, "/", child), depth - 1, now);
+  }
+
+  std::string directory_;
+  std::map<std::string, uint64_t> seen_;
+  uint64_t total_ = 0;
+};
+
+// Shared by the watch and its coroutines; ends when its files are closed.
+class State : public std::enable_shared_from_this<State> {
+ public:
+  State(asio::io_context& io, SubtreeKills kills, UniqueFd control, UniqueFd signal,
+        Account account)
+      : io_(io),
+        control_(std::move(control)),
+        signal_(io, signal.Release()),
+        timer_(io),
+        kills_(std::move(kills)),
+        account_(std::move(account)) {}
+
+  void Begin() { Spawn(io_, Follow(shared_from_this())); }
+
+  void Read() {
+    if (!control_) return;
+    Content control = ReadAgain(control_.get());
+    if (control.error != 0) return Close();
+    Counters now = ParseCounters(control.text);
+    now.oom_kill = kills_.Add(now.oom_kill);
+    account_.Observe(now, Clock::now());
+    under_oom_ = false;
+    ForEachKey(control.text, [this](absl::string_view key, uint64_t value) {
+      if (key == "under_oom") under_oom_ = value != 0;
+    });
+  }
+
+  void Finish() {
+    Read();
+    Close();
+  }
+
+  void Close() {
+    asio::error_code ignored;
+    control_.Reset();
+    signal_.close(ignored);
+    timer_.cancel();
+  }
+
+  const Counters& counters() const { return account_.last(); }
+
+ private:
+  static Async<> Follow(std::shared_ptr<State> self) {
+    // on_kill is never called from inside Start.
+    co_await asio::post(self->io_, asio::use_awaitable);
+    while (true) {
+      const uint64_t before = self->counters().oom_kill;
+      self->Read();
+      if (!self->control_) co_return;
+      if (self->signalled_ && self->counters().oom_kill == before && !self->rereading_)
+        Spawn(self->io_, ReadSoon(self));
+      auto [error] =
+          co_await self->signal_.async_wait(asio::posix::descriptor_base::wait_read, kAwait);
+      if (error) co_return;
+      self->signalled_ = true;
+      uint64_t count = 0;
+      static_cast<void>(read(self->signal_.native_handle(), &count, sizeof count));
+    }
+  }
+
+  static Async<> ReadSoon(std::shared_ptr<State> self) {
+    self->rereading_ = true;
+    const uint64_t before = self->counters().oom_kill;
+    Clock::duration delay = kFirstReread;
+    while (delay < kLongestReread || self->under_oom_) {
+      self->timer_.expires_after(delay);
+      auto [error] = co_await self->timer_.async_wait(kAwait);
+      if (error) break;
+      self->Read();
+      if (!self->control_ || self->counters().oom_kill != before) break;
+      delay = std::min(delay * 2, kLongestReread);
+    }
+    self->rereading_ = false;
+  }
+
+  asio::io_context& io_;
+  UniqueFd control_;
+  asio::posix::stream_descriptor signal_;
+  asio::steady_timer timer_;
+  SubtreeKills kills_;
+  Account account_;
+  bool under_oom_ = false;
+  bool signalled_ = false;
+  bool rereading_ = false;
+};
+
+class Cgroup1Watch : public Watch {
+ public:
+  explicit Cgroup1Watch(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  ~Cgroup1Watch() override { state_->Close(); }
+  void Read() override { state_->Read(); }
+  void Finish() override { state_->Finish(); }
+  const Counters& counters() const override { return state_->counters(); }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
+                                                    Watch::OnKill on_kill,
+                                                    std::optional<uint64_t> told) {
+  const std::string path = absl::StrCat(directory, "/memory.oom_control");
+  ASSIGN_OR_RETURN(UniqueFd control, OpenFile(path, O_RDONLY));
+  UniqueFd signal(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!signal) return ErrnoError(errno, "eventfd");
+  const std::string event_control = absl::StrCat(directory, "/cgroup.event_control");
+  ASSIGN_OR_RETURN(UniqueFd registration, OpenFile(event_control, O_WRONLY));
+  absl::Status written =
+      WriteAll(registration.get(), absl::StrCat(signal.get(), " ", control.get()));
+  if (!written.ok()) return Annotate(written, event_control);
+  Content content = ReadAgain(control.get());
+  if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
+  Counters now = ParseCounters(content.text);
+  SubtreeKills kills(std::move(directory));
+  now.oom_kill = kills.Add(now.oom_kill);
+  Account account(std::move(on_kill), now, told);
+  auto state = std::make_shared<State>(io, std::move(kills), std::move(control), std::move(signal),
+                                       std::move(account));
+  state->Begin();
+  return std::make_unique<Cgroup1Watch>(std::move(state));
+}
+
+}  // namespace feather::oom

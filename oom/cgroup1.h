@@ -1,0 +1,26 @@
+#pragma once
+
+#include "oom/watch.h"
+
+namespace feather::oom {
+
+// The back end for cgroup1 (Documentation/admin-guide/cgroup-v1/memory.rst, section 10): an eventfd
+// registered for memory.oom_control through cgroup.event_control, and that file's oom_kill counter,
+// which alone decides. What it relies on (tests/unit/oom_cgroup1_test.cc):
+//  - The eventfd is signalled when the cgroup or one above it is out of memory, *before* a victim
+//    is chosen, which may be elsewhere; and once more when the cgroup is removed, which is no OOM.
+//    So a signal means: read the counter, and again on a timer until it has risen or the memory
+//    shortage is over.
+//  - oom_kill is raised, in the victim's cgroup only, before the SIGKILL is sent.
+//  - After rmdir the open file answers ENODEV.
+// Since a cgroup1 counter leaves out the cgroups below, these are read as well, and their sum is
+// reported; but a kill there signals nothing here, so that it is told with the next reading (which
+// comes before any exit that is published).
+//
+// Errs towards a missing report: a cgroup (of the container or below it) that is removed before the
+// reading takes its counter along, and no ancestor keeps it.
+absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
+                                                    Watch::OnKill on_kill,
+                                                    std::optional<uint64_t> told);
+
+}  // namespace feather::oom

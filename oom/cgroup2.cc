@@ -1,0 +1,171 @@
+#include "oom/cgroup2.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "oom/account.h"
+#include "oom/cgroupfs.h"
+#include "oom/siblings.h"
+#include "runtime/base/async.h"
+#include "runtime/base/file.h"
+#include "runtime/base/status.h"
+
+namespace feather::oom {
+namespace {
+
+// Readings after an `oom` without its oom_kill: 1, 2, 4 and 8 ms later; after that the kernel's own
+// notification is due.
+constexpr auto kFirstReread = std::chrono::milliseconds(1);
+constexpr int kRereads = 4;
+
+// Shared by the watch and its coroutines; ends when its files are closed.
+class State : public std::enable_shared_from_this<State> {
+ public:
+  State(asio::io_context& io, const std::string& directory, UniqueFd memory, UniqueFd cgroup,
+        UniqueFd parent, Account account)
+      : io_(io),
+        memory_(io, memory.Release()),
+        cgroup_(io, cgroup.Release()),
+        parent_(io),
+        timer_(io),
+        account_(std::move(account)),
+        siblings_(directory) {
+    if (parent) parent_.assign(parent.Release());
+  }
+
+  void Begin() {
+    if (parent_.is_open()) siblings_.Remember();
+    for (asio::posix::stream_descriptor* file : {&memory_, &cgroup_, &parent_})
+      if (file->is_open()) Spawn(io_, Follow(shared_from_this(), file));
+  }
+
+  void Read() {
+    if (!memory_.is_open()) return;
+    if (parent_.is_open()) ReadParent();
+    Content events = ReadAgain(memory_.native_handle());
+    if (events.error != 0) return Gone();
+    Counters now = ParseCounters(events.text);
+    bool kill_due = now.oom > account_.last().oom && now.oom_kill == account_.last().oom_kill;
+    account_.Observe(now, Clock::now());
+    if (kill_due && !rereading_) Spawn(io_, ReadSoon(shared_from_this()));
+    if (!Populated()) Close();
+  }
+
+  void Finish() {
+    Read();
+    Close();
+  }
+
+  void Close() {
+    asio::error_code ignored;
+    memory_.close(ignored);
+    cgroup_.close(ignored);
+    parent_.close(ignored);
+    timer_.cancel();
+  }
+
+  const Counters& counters() const { return account_.last(); }
+
+ private:
+  static Async<> Follow(std::shared_ptr<State> self, asio::posix::stream_descriptor* file) {
+    // on_kill is never called from inside Start.
+    co_await asio::post(self->io_, asio::use_awaitable);
+    while (true) {
+      self->Read();
+      if (!file->is_open()) co_return;
+      auto [error] = co_await file->async_wait(asio::posix::descriptor_base::wait_error, kAwait);
+      if (error) co_return;
+    }
+  }
+
+  static Async<> ReadSoon(std::shared_ptr<State> self) {
+    self->rereading_ = true;
+    const uint64_t before = self->counters().oom_kill;
+    auto delay = kFirstReread;
+    for (int i = 0; i < kRereads; ++i, delay *= 2) {
+      self->timer_.expires_after(delay);
+      auto [error] = co_await self->timer_.async_wait(kAwait);
+      if (error) break;
+      self->Read();
+      if (!self->memory_.is_open() || self->counters().oom_kill != before) break;
+    }
+    self->rereading_ = false;
+  }
+
+  // True until the cgroup has turned empty after there were processes in it.
+  bool Populated() {
+    Content events = ReadAgain(cgroup_.native_handle());
+    bool populated = false;
+    ForEachKey(events.text, [&populated](absl::string_view key, uint64_t value) {
+      if (key == "populated") populated = value != 0;
+    });
+    if (events.error == 0 && populated) was_populated_ = true;
+    return populated || !was_populated_;
+  }
+
+  void ReadParent() {
+    if (ReadAgain(parent_.native_handle()).error == 0) return siblings_.Remember();
+    asio::error_code ignored;
+    parent_.close(ignored);
+  }
+
+  void Gone() {
+    Counters now = account_.last();
+    now.oom_kill = std::max(now.oom_kill, siblings_.LastCount());
+    account_.Observe(now, Clock::now());
+    Close();
+  }
+
+  asio::io_context& io_;
+  asio::posix::stream_descriptor memory_;
+  asio::posix::stream_descriptor cgroup_;
+  asio::posix::stream_descriptor parent_;
+  asio::steady_timer timer_;
+  Account account_;
+  Siblings siblings_;
+  bool was_populated_ = false;
+  bool rereading_ = false;
+};
+
+class Cgroup2Watch : public Watch {
+ public:
+  explicit Cgroup2Watch(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  ~Cgroup2Watch() override { state_->Close(); }
+  void Read() override { state_->Read(); }
+  void Finish() override { state_->Finish(); }
+  const Counters& counters() const override { return state_->counters(); }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
+                                                    Watch::OnKill on_kill,
+                                                    std::optional<uint64_t> told) {
+  ASSIGN_OR_RETURN(UniqueFd memory, OpenFile(absl::StrCat(directory, "/memory.events"), O_RDONLY));
+  ASSIGN_OR_RETURN(UniqueFd cgroup, OpenFile(absl::StrCat(directory, "/cgroup.events"), O_RDONLY));
+  UniqueFd parent;
+  if (absl::EndsWith(directory, ".scope")) {
+    auto opened = OpenFile(absl::StrCat(directory, "/../memory.events"), O_RDONLY);
+    if (opened.ok()) parent = *std::move(opened);
+  }
+  Content events = ReadAgain(memory.get());
+  if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", directory));
+  Account account(std::move(on_kill), ParseCounters(events.text), told);
+  auto state = std::make_shared<State>(io, directory, std::move(memory), std::move(cgroup),
+                                       std::move(parent), std::move(account));
+  state->Begin();
+  return std::make_unique<Cgroup2Watch>(std::move(state));
+}
+
+}  // namespace feather::oom

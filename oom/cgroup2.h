@@ -1,0 +1,37 @@
+#pragma once
+
+#include "oom/watch.h"
+
+namespace feather::oom {
+
+// The back end for cgroup2 (Documentation/admin-guide/cgroup-v2.rst). It holds memory.events and
+// cgroup.events of the container's cgroup open and polls them; below systemd (a cgroup named
+// *.scope) also the parent's memory.events. What it relies on, each shown on the running kernel by
+// tests/cgroup2/oom_watch_test.cc:
+//  - A change of either file wakes poll(2) with POLLPRI at once (fs/kernfs/file.c, kernfs_notify);
+//    reading from offset 0 arms it again. No inotify instance is involved.
+//  - Notifications of one file are at least 10 ms apart, later ones are delayed
+//    (CGROUP_FILE_NOTIFY_MIN_INTV). A wake-up for `oom` may therefore precede oom_kill, whose own
+//    follows up to 10 ms later: after such a reading the file is read again on a short timer.
+//  - oom_kill is raised before the SIGKILL is sent, in the victim's cgroup and all above it,
+//    whichever of them was at its limit; a sibling's counter stays.
+//  - When the last process is gone, `populated 0` is signalled. Nothing is signalled when the empty
+//    cgroup is removed, so that the watch ends at the former.
+//  - After rmdir the open files answer ENODEV; the parent's counter keeps the kills.
+//
+// systemd removes a scope as soon as it is empty, perhaps before the last reading. The watch then
+// takes what the parent's oom_kill has grown by since the container's own counter was last read,
+// less what the siblings' have (siblings.h). What remains uncertain:
+//  - If a sibling also went away since, the kill may have been its own: nothing is reported. The
+//    same where the file system is mounted with memory_localevents, where the parent is the root
+//    (no memory.events) or is gone as well. So it errs towards a missing report.
+//  - A sibling that was made, killed by the OOM killer and removed between two turns of the loop,
+//    while this container's cgroup went away in the same interval, would be taken for this
+//    container.
+// The fallback concerns only a loop that is slower than the victim's exit, systemd's wake-up and
+// its rmdir together.
+absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
+                                                    Watch::OnKill on_kill,
+                                                    std::optional<uint64_t> told);
+
+}  // namespace feather::oom

@@ -1,0 +1,78 @@
+#include "oom/cgroupfs.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+
+#include "absl/strings/numbers.h"
+#include "runtime/base/unique_fd.h"
+
+namespace feather::oom {
+namespace {
+
+struct CloseDir {
+  void operator()(DIR* stream) const { closedir(stream); }
+};
+
+}  // namespace
+
+void ForEachKey(absl::string_view text,
+                const std::function<void(absl::string_view, uint64_t)>& visit) {
+  while (!text.empty()) {
+    absl::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    size_t space = line.find(' ');
+    uint64_t value = 0;
+    if (space != line.npos && absl::SimpleAtoi(line.substr(space + 1), &value))
+      visit(line.substr(0, space), value);
+  }
+}
+
+Counters ParseCounters(absl::string_view text) {
+  Counters counters;
+  ForEachKey(text, [&counters](absl::string_view key, uint64_t value) {
+    if (key == "low") counters.low = value;
+    if (key == "high") counters.high = value;
+    if (key == "max") counters.max = value;
+    if (key == "oom") counters.oom = value;
+    if (key == "oom_kill") counters.oom_kill = value;
+    if (key == "oom_group_kill") counters.oom_group_kill = value;
+  });
+  return counters;
+}
+
+Content ReadAgain(int fd) {
+  // One read: the kernel renders the file under one call, and it is never near this size.
+  std::array<char, 1024> buffer;
+  ssize_t n = 0;
+  do {
+    n = pread(fd, buffer.data(), buffer.size(), 0);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) return {errno, {}};
+  return {0, std::string(buffer.data(), static_cast<size_t>(n))};
+}
+
+Content ReadPath(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return {errno, {}};
+  return ReadAgain(fd.get());
+}
+
+std::vector<std::string> Children(const std::string& directory) {
+  std::vector<std::string> names;
+  UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) return names;
+  std::unique_ptr<DIR, CloseDir> stream(fdopendir(fd.get()));
+  if (!stream) return names;
+  static_cast<void>(fd.Release());
+  while (const dirent* entry = readdir(stream.get()))
+    if (entry->d_type == DT_DIR && entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+  return names;
+}
+
+}  // namespace feather::oom

@@ -1,0 +1,64 @@
+#include "oom/siblings.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "oom/cgroupfs.h"
+
+namespace feather::oom {
+namespace {
+
+constexpr int kAttempts = 3;
+
+std::optional<uint64_t> OomKills(const std::string& directory) {
+  Content events = ReadPath(absl::StrCat(directory, "/memory.events"));
+  if (events.error != 0) return std::nullopt;
+  return ParseCounters(events.text).oom_kill;
+}
+
+}  // namespace
+
+Siblings::Siblings(const std::string& directory)
+    : parent_(directory.substr(0, directory.rfind('/'))),
+      name_(directory.substr(directory.rfind('/') + 1)) {}
+
+void Siblings::Remember() {
+  // What the parent has not counted has not happened in any of its children.
+  if (remembered_ && OomKills(parent_) == remembered_->parent) return;
+  std::optional<Reading> now = ReadAll();
+  if (now && now->children.contains(name_)) remembered_ = std::move(now);
+}
+
+uint64_t Siblings::LastCount() const {
+  if (!remembered_) return 0;
+  const uint64_t own = remembered_->children.at(name_);
+  std::optional<Reading> now = ReadAll();
+  if (!now || now->parent <= remembered_->parent) return own;
+  uint64_t kills = now->parent - remembered_->parent;
+  for (const auto& [name, before] : remembered_->children) {
+    if (name == name_) continue;
+    auto found = now->children.find(name);
+    if (found == now->children.end() || found->second < before) return own;
+    kills -= std::min(kills, found->second - before);
+    now->children.erase(found);
+  }
+  // What is left is new since; a cgroup made again under this one's name counts among them.
+  for (const auto& [name, count] : now->children) kills -= std::min(kills, count);
+  return own + kills;
+}
+
+std::optional<Siblings::Reading> Siblings::ReadAll() const {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    std::optional<uint64_t> before = OomKills(parent_);
+    if (!before) return std::nullopt;
+    Reading reading{*before, {}};
+    for (std::string& name : Children(parent_)) {
+      std::optional<uint64_t> count = OomKills(absl::StrCat(parent_, "/", name));
+      if (count) reading.children.emplace(std::move(name), *count);
+    }
+    if (OomKills(parent_) == before) return reading;
+  }
+  return std::nullopt;
+}
+
+}  // namespace feather::oom

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace feather::oom {
+
+// Tells how many kills a cgroup2 had had when it went away, from the oom_kill counters of its
+// parent, which keeps the kills of removed children, and of its siblings.
+//
+// The counters are not read at one instant: the parent is read before and after the others, and a
+// reading during which it changed is repeated.
+class Siblings {
+ public:
+  // `directory`: the watched cgroup, absolute.
+  explicit Siblings(const std::string& directory);
+
+  // Call it before each reading of the cgroup's own counter, so that a kill between the two is in
+  // one of them. Costs one read unless the parent's counter has changed; then one of each child.
+  void Remember();
+
+  // After the cgroup has gone: its oom_kill as far as it can be told from the others' kills since
+  // the last Remember; in doubt, what it was then. 0 if it was never read.
+  uint64_t LastCount() const;
+
+ private:
+  struct Reading {
+    uint64_t parent = 0;
+    std::map<std::string, uint64_t> children;
+  };
+  std::optional<Reading> ReadAll() const;
+
+  std::string parent_;
+  std::string name_;
+  std::optional<Reading> remembered_;  // always with name_ among the children
+};
+
+}  // namespace feather::oom
