@@ -3,10 +3,9 @@
 #include <sys/types.h>
 
 #include <asio/io_context.hpp>
-#include <asio/signal_set.hpp>
+#include <cstdint>
 #include <functional>
 #include <memory>
-#include <unordered_map>
 
 #include "absl/time/time.h"
 #include "runtime/base/async.h"
@@ -21,13 +20,18 @@ struct Exit {
   absl::Time at;  // when the shim reaped it
 };
 
-// Owns SIGCHLD and is the only caller of wait*(2). Since nothing else reaps, a pid stays valid (and
-// cannot be taken by another process) until its exit has been delivered here.
+// Status of a process that somebody else has reaped, containerd's UnknownExitStatus.
+inline constexpr uint32_t kUnknownExitStatus = 255;
+
+// Owns SIGCHLD and is the only caller of wait*(2), but for SpawnProcess, which takes back a child
+// whose exec failed. Since nothing else reaps, a pid stays valid (and cannot be taken by another
+// process) until its exit has been collected here.
 //
 // The shim is a child subreaper, so every orphan of its containers arrives here too; an exit nobody
 // asked for is reaped and forgotten, unless an Expectation is alive: the pid of a container's
 // process is known only after the OCI runtime has returned, and the process may be gone by then.
-// Exits that arrive meanwhile are kept until the last Expectation that saw them has ended.
+// Until the last Expectation has ended such a process is left unreaped, a zombie: its pid is not
+// given to another process, so a Watch can never be answered with the exit of a namesake.
 class Reaper {
  public:
   using Callback = std::function<void(const Exit&)>;
@@ -37,7 +41,8 @@ class Reaper {
   Reaper& operator=(const Reaper&) = delete;
   ~Reaper();
 
-  // Keeps unclaimed exits while it lives. Make one before starting whatever creates the process.
+  // Keeps unclaimed exits while it lives. Make one before starting whatever creates the process,
+  // and end it after the Watch.
   class Expectation {
    public:
     explicit Expectation(Reaper& reaper);
@@ -50,10 +55,11 @@ class Reaper {
   };
 
   // Calls `callback` once, from the loop and never from inside Watch, when `pid` has been reaped;
-  // soon, if its exit is already kept. `pid` must be a child, or about to become one by
-  // reparenting. A second Watch of a pid that is watched replaces nothing: both are called.
+  // soon, if it has ended already. `pid` must be a child, or about to become one by reparenting;
+  // one that does not exist at all (reaped by the OCI runtime, say) is reported soon with
+  // kUnknownExitStatus. A second Watch of a pid that is watched replaces nothing: both are called.
   void Watch(pid_t pid, Callback callback);
-  // The same as a coroutine.
+  // The same as a coroutine. Watches from the call on, whenever it is awaited.
   Async<Exit> WaitFor(pid_t pid);
 
  private:

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -9,7 +11,10 @@ namespace feather {
 // Errors are absl::Status throughout; the code is the one that goes on the wire (ttrpc and gRPC
 // share absl's numbers).
 
-// "<what>: <strerror(error)>". ENOENT is NotFound, EEXIST AlreadyExists, EACCES and EPERM
+// strerror as Go words it: "no such file or directory", in lower case.
+std::string ErrnoText(int error);
+
+// "<what>: <ErrnoText(error)>". ENOENT is NotFound, EEXIST AlreadyExists, EACCES and EPERM
 // PermissionDenied, everything else Unknown: what Go's ttrpc makes of a bare file error.
 absl::Status ErrnoError(int error, absl::string_view what);
 
