@@ -1,0 +1,241 @@
+#include "shim/options.h"
+
+#define TOML_EXCEPTIONS 0
+#define TOML_ENABLE_FORMATTERS 0
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <variant>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "proto/runc_options.pb.h"
+#include "proto/runtimeoptions.pb.h"
+#include "runtime/base/file.h"
+#include "runtime/base/status.h"
+
+namespace feather {
+namespace {
+
+constexpr char kRuncType[] = "containerd.runc.v1.Options";
+constexpr char kTomlType[] = "runtimeoptions.v1.Options";
+constexpr size_t kMaxFile = size_t{1} << 20;
+
+using Member =
+    std::variant<bool RuntimeOptions::*, uint32_t RuntimeOptions::*, std::string RuntimeOptions::*>;
+struct Field {
+  const char* name;
+  Member member;
+};
+
+// In the order in which the Go shim writes them.
+constexpr std::array<Field, 13> kFields = {{
+    {"no_pivot_root", &RuntimeOptions::no_pivot_root},
+    {"no_new_keyring", &RuntimeOptions::no_new_keyring},
+    {"shim_cgroup", &RuntimeOptions::shim_cgroup},
+    {"io_uid", &RuntimeOptions::io_uid},
+    {"io_gid", &RuntimeOptions::io_gid},
+    {"binary_name", &RuntimeOptions::binary_name},
+    {"root", &RuntimeOptions::root},
+    {"criu_path", &RuntimeOptions::criu_path},
+    {"systemd_cgroup", &RuntimeOptions::systemd_cgroup},
+    {"criu_image_path", &RuntimeOptions::criu_image_path},
+    {"criu_work_path", &RuntimeOptions::criu_work_path},
+    {"task_api_address", &RuntimeOptions::task_api_address},
+    {"task_api_version", &RuntimeOptions::task_api_version},
+}};
+
+absl::string_view TypeName(const google::protobuf::Any& any) {
+  absl::string_view url = any.type_url();
+  size_t slash = url.rfind('/');
+  return slash == absl::string_view::npos ? url : url.substr(slash + 1);
+}
+
+// "SystemdCgroup" and "systemd_cgroup" are one key; CRI's own decoder does not look at case either.
+std::string Normalized(absl::string_view key) {
+  std::string result;
+  for (char c : key)
+    if (c != '_') result += absl::ascii_tolower(static_cast<unsigned char>(c));
+  return result;
+}
+
+// A path or a name that the kernel would read only up to a NUL is not what its author meant.
+absl::StatusOr<RuntimeOptions> Checked(RuntimeOptions options) {
+  for (const Field& field : kFields) {
+    auto text = std::get_if<std::string RuntimeOptions::*>(&field.member);
+    if (text != nullptr && (options.**text).find('\0') != std::string::npos)
+      return absl::InvalidArgumentError(absl::StrCat("option ", field.name, " contains a NUL"));
+  }
+  return options;
+}
+
+absl::StatusOr<RuntimeOptions> FromRunc(absl::string_view bytes) {
+  containerd::runc::v1::Options message;
+  if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+    return absl::InvalidArgumentError(absl::StrCat("cannot parse options of type ", kRuncType));
+  RuntimeOptions options;
+  options.no_pivot_root = message.no_pivot_root();
+  options.no_new_keyring = message.no_new_keyring();
+  options.shim_cgroup = message.shim_cgroup();
+  options.io_uid = message.io_uid();
+  options.io_gid = message.io_gid();
+  options.binary_name = message.binary_name();
+  options.root = message.root();
+  options.criu_path = message.criu_path();
+  options.systemd_cgroup = message.systemd_cgroup();
+  options.criu_image_path = message.criu_image_path();
+  options.criu_work_path = message.criu_work_path();
+  options.task_api_address = message.task_api_address();
+  options.task_api_version = message.task_api_version();
+  return options;
+}
+
+// Exact types only: toml++ would turn 2e100 into some integer.
+bool Assign(const toml::node& value, const Member& member, RuntimeOptions& options) {
+  if (auto flag = std::get_if<bool RuntimeOptions::*>(&member)) {
+    if (!value.is_boolean()) return false;
+    options.** flag = value.as_boolean()->get();
+  } else if (auto number = std::get_if<uint32_t RuntimeOptions::*>(&member)) {
+    if (!value.is_integer()) return false;
+    int64_t n = value.as_integer()->get();
+    if (n < 0 || n > std::numeric_limits<uint32_t>::max()) return false;
+    options.** number = static_cast<uint32_t>(n);
+  } else {
+    if (!value.is_string()) return false;
+    options.**std::get_if<std::string RuntimeOptions::*>(&member) = value.as_string()->get();
+  }
+  return true;
+}
+
+absl::StatusOr<RuntimeOptions> FromToml(absl::string_view text) {
+  toml::parse_result parsed = toml::parse(std::string_view(text.data(), text.size()));
+  if (!parsed) {
+    auto why = parsed.error().description();
+    return absl::InvalidArgumentError(absl::StrCat("runtime options, line ",
+                                                   parsed.error().source().begin.line, ": ",
+                                                   absl::string_view(why.data(), why.size())));
+  }
+  RuntimeOptions options;
+  for (const auto& [toml_key, value] : parsed.table()) {
+    absl::string_view key(toml_key.str().data(), toml_key.str().size());
+    std::string wanted = Normalized(key);
+    // CRI copies its whole table into the message, these two of the message itself included.
+    if (wanted == "typeurl" || wanted == "configpath") continue;
+    auto field = std::find_if(kFields.begin(), kFields.end(),
+                              [&](const Field& f) { return Normalized(f.name) == wanted; });
+    if (field == kFields.end())
+      return absl::InvalidArgumentError(absl::StrCat("unknown runtime option \"", key, "\""));
+    if (!Assign(value, field->member, options))
+      return absl::InvalidArgumentError(
+          absl::StrCat("runtime option \"", key, "\" has the wrong type or is out of range"));
+  }
+  return options;
+}
+
+absl::StatusOr<std::string> ReadRegularFile(const std::string& path) {
+  ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY));
+  struct stat status;
+  if (fstat(fd.get(), &status) < 0) return ErrnoError(errno, absl::StrCat("stat ", path));
+  if (!S_ISREG(status.st_mode))
+    return absl::InvalidArgumentError(absl::StrCat(path, " is not a file"));
+  return ReadToEof(fd.get(), kMaxFile);
+}
+
+absl::StatusOr<RuntimeOptions> FromRuntimeOptions(const std::string& bytes) {
+  runtimeoptions::v1::Options message;
+  if (!message.ParseFromString(bytes))
+    return absl::InvalidArgumentError(absl::StrCat("cannot parse options of type ", kTomlType));
+  if (message.config_path().empty()) return FromToml(message.config_body());
+  absl::StatusOr<std::string> text = ReadRegularFile(message.config_path());
+  if (!text.ok())
+    return absl::InvalidArgumentError(absl::StrCat("runtime options: ", text.status().message()));
+  absl::StatusOr<RuntimeOptions> options = FromToml(*text);
+  if (!options.ok()) return Annotate(options.status(), message.config_path());
+  return options;
+}
+
+std::string ToJson(const RuntimeOptions& options) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const Field& field : kFields) {
+    std::visit(
+        [&](auto member) {
+          const auto& value = options.*member;
+          if (value != std::decay_t<decltype(value)>()) json[field.name] = value;
+        },
+        field.member);
+  }
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+template <typename Value>
+void Read(const nlohmann::json& json, Value& value) {
+  if constexpr (std::is_same_v<Value, uint32_t>) {
+    if (json.is_number_unsigned() && json <= std::numeric_limits<uint32_t>::max())
+      value = json.get<uint32_t>();
+  } else if constexpr (std::is_same_v<Value, bool>) {
+    if (json.is_boolean()) value = json.get<bool>();
+  } else {
+    if (json.is_string()) value = json.get<std::string>();
+  }
+}
+
+}  // namespace
+
+bool IsOptionsType(const google::protobuf::Any& options) {
+  absl::string_view type = TypeName(options);
+  return type == kRuncType || type == kTomlType;
+}
+
+absl::StatusOr<RuntimeOptions> DecodeOptions(const google::protobuf::Any& options) {
+  absl::string_view type = TypeName(options);
+  absl::StatusOr<RuntimeOptions> decoded;
+  if (type == kRuncType) {
+    decoded = FromRunc(options.value());
+  } else if (type == kTomlType) {
+    decoded = FromRuntimeOptions(options.value());
+  } else if (options.type_url().empty() && options.value().empty()) {
+    return RuntimeOptions();
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unsupported type of runtime options \"", options.type_url(), "\""));
+  }
+  if (!decoded.ok()) return decoded;
+  return Checked(*std::move(decoded));
+}
+
+absl::Status WriteOptions(const std::string& bundle, const RuntimeOptions& options) {
+  RETURN_IF_ERROR(WriteFile(absl::StrCat(bundle, "/options.json"), ToJson(options), 0600));
+  return WriteFile(absl::StrCat(bundle, "/runtime"), options.binary_name, 0600);
+}
+
+absl::StatusOr<RuntimeOptions> ReadOptions(const std::string& bundle) {
+  RuntimeOptions options;
+  absl::StatusOr<std::string> text = ReadRegularFile(absl::StrCat(bundle, "/options.json"));
+  if (!text.ok() && !absl::IsNotFound(text.status())) return text.status();
+  if (text.ok() && !text->empty()) {
+    nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object())
+      return absl::InvalidArgumentError(absl::StrCat(bundle, "/options.json is not a JSON object"));
+    for (const Field& field : kFields) {
+      auto value = json.find(field.name);
+      if (value == json.end()) continue;
+      std::visit([&](auto member) { Read(*value, options.*member); }, field.member);
+    }
+  }
+  absl::StatusOr<std::string> binary = ReadRegularFile(absl::StrCat(bundle, "/runtime"));
+  if (!binary.ok() && !absl::IsNotFound(binary.status())) return binary.status();
+  if (binary.ok() && !absl::StripAsciiWhitespace(*binary).empty())
+    options.binary_name = std::string(absl::StripAsciiWhitespace(*binary));
+  return Checked(std::move(options));
+}
+
+}  // namespace feather
