@@ -1,0 +1,239 @@
+#include "runtime/container.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/status.h"
+
+namespace feather {
+namespace {
+
+using std::chrono::seconds;
+
+// How long Delete waits for output that something in the container still holds open.
+constexpr Clock::duration kDrainLimit = seconds(10);
+// A process that the OCI runtime has killed is gone; its SIGCHLD is on the way.
+constexpr Clock::duration kReapLimit = seconds(10);
+
+OciRuntime::Config RuntimeConfig(const Container::Config& config) {
+  const RuntimeOptions& options = config.options;
+  std::string root = options.root.empty() ? kDefaultRuntimeRoot : options.root;
+  return {.binary = options.binary(),
+          .root = absl::StrCat(root, "/", config.name_space),
+          .bundle = config.bundle,
+          .id = config.id,
+          .systemd_cgroup = options.systemd_cgroup,
+          .criu_path = options.criu_path};
+}
+
+absl::StatusOr<pid_t> ReadPidFile(const std::string& path) {
+  ASSIGN_OR_RETURN(std::string text, ReadFile(path, 64));
+  int pid = 0;
+  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &pid) || pid <= 0)
+    return absl::UnknownError(absl::StrCat(path, ": not a pid: ", text));
+  return pid;
+}
+
+}  // namespace
+
+Container::Container(asio::io_context& io, Reaper& reaper, Config config, OnExit on_exit)
+    : io_(io),
+      reaper_(reaper),
+      config_(std::move(config)),
+      on_exit_(std::move(on_exit)),
+      runtime_(reaper, RuntimeConfig(config_)),
+      init_(std::make_shared<Process>()) {
+  init_->request = config_.stdio;
+  if (!config_.checkpoint.empty()) init_->state = ProcessState::kCreatedCheckpoint;
+}
+
+std::string Container::PidFile(const std::string& exec_id) const {
+  return absl::StrCat(config_.bundle, "/", exec_id.empty() ? "init" : exec_id, ".pid");
+}
+
+Async<absl::Status> Container::Create() {
+  auto self = shared_from_this();
+  if (!config_.rootfs.empty()) {
+    if (mkdir(rootfs().c_str(), 0711) < 0 && errno != EEXIST)
+      co_return ErrnoError(errno, absl::StrCat("mkdir ", rootfs()));
+    CO_RETURN_IF_ERROR(co_await MountAll(reaper_, config_.rootfs, rootfs()));
+  }
+  absl::Status status = co_await CreateInit();
+  if (status.ok()) co_return status;
+  if (init_->stdio) co_await init_->stdio->Close();
+  if (!config_.rootfs.empty()) {
+    if (absl::Status unmounted = co_await UnmountAll(reaper_, rootfs()); !unmounted.ok())
+      LogWarning("cannot unmount the rootfs of a container whose creation failed",
+                 {{"error", std::string(unmounted.message())}, {"id", config_.id}});
+  }
+  co_return status;
+}
+
+Async<absl::Status> Container::CreateInit() {
+  // A restored init gets its streams when Start makes it: nothing runs until then.
+  if (init_->state == ProcessState::kCreatedCheckpoint) co_return absl::OkStatus();
+  Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid, config_.id,
+                     config_.name_space};
+  CO_ASSIGN_OR_RETURN(init_->stdio,
+                      co_await Stdio::Prepare(io_, reaper_, config_.stdio, std::move(owner)));
+  OciRuntime::CreateArgs args;
+  args.pid_file = PidFile("");
+  args.console_socket = init_->stdio->console_socket();
+  args.no_pivot_root = config_.options.no_pivot_root;
+  args.no_new_keyring = config_.options.no_new_keyring;
+  args.stdio = init_->stdio->child_fds();
+  args.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
+
+  Reaper::Expectation expectation(reaper_);
+  CO_RETURN_IF_ERROR(co_await runtime_.Create(std::move(args)));
+  absl::Status status = co_await AttachInit();
+  if (!status.ok()) {
+    // The OCI runtime has the container: it must not outlive the error.
+    if (absl::Status deleted = co_await runtime_.Delete(true); !deleted.ok())
+      LogError("cannot delete a container whose creation failed",
+               {{"error", std::string(deleted.message())}, {"id", config_.id}});
+  }
+  co_return status;
+}
+
+Async<absl::Status> Container::AttachInit() {
+  CO_RETURN_IF_ERROR(co_await init_->stdio->Attach());
+  CO_ASSIGN_OR_RETURN(pid_t pid, ReadPidFile(PidFile("")));
+  // Only a living process has a cgroup to be found.
+  if (auto cgroup = FindCgroup(pid); cgroup.ok()) {
+    cgroup_ = *std::move(cgroup);
+    if (absl::Status enabled = EnableControllers(*cgroup_); !enabled.ok())
+      LogDebug("cannot enable all controllers",
+               {{"error", std::string(enabled.message())}, {"id", config_.id}});
+  } else {
+    LogWarning("cannot find the container's cgroup",
+               {{"error", std::string(cgroup.status().message())}, {"id", config_.id}});
+  }
+  Adopt(init_, pid);
+  co_return absl::OkStatus();
+}
+
+Async<absl::Status> Container::Start() {
+  auto self = shared_from_this();
+  Mutex::Lock lock = co_await init_->operations.Acquire();
+  CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kStart));
+  if (init_->state == ProcessState::kCreatedCheckpoint) {
+    absl::Status restored = co_await Restore();
+    if (!restored.ok() && init_->stdio) co_await init_->stdio->Close();
+    co_return restored;
+  }
+  CO_RETURN_IF_ERROR(co_await runtime_.Start());
+  // An exit that is held back comes after this.
+  if (init_->state == ProcessState::kCreated) init_->state = ProcessState::kRunning;
+  co_return absl::OkStatus();
+}
+
+Async<absl::Status> Container::Restore() {
+  Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid, config_.id,
+                     config_.name_space};
+  CO_ASSIGN_OR_RETURN(init_->stdio,
+                      co_await Stdio::Prepare(io_, reaper_, config_.stdio, std::move(owner)));
+  OciRuntime::RestoreArgs args;
+  args.image_path = config_.checkpoint;
+  args.work_path = config_.options.criu_work_path.empty() ? config_.bundle + "/work"
+                                                          : config_.options.criu_work_path;
+  args.parent_path = config_.parent_checkpoint;
+  args.create.pid_file = PidFile("");
+  args.create.console_socket = init_->stdio->console_socket();
+  args.create.no_pivot_root = config_.options.no_pivot_root;
+  args.create.stdio = init_->stdio->child_fds();
+  args.create.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
+  Reaper::Expectation expectation(reaper_);
+  CO_RETURN_IF_ERROR(co_await runtime_.Restore(std::move(args)));
+  absl::Status status = co_await AttachInit();
+  if (status.ok()) {
+    init_->state = ProcessState::kRunning;
+  } else if (absl::Status deleted = co_await runtime_.Delete(true); !deleted.ok()) {
+    LogError("cannot delete a container whose restoration failed",
+             {{"error", std::string(deleted.message())}, {"id", config_.id}});
+  }
+  co_return status;
+}
+
+Async<absl::Status> Container::Pause() {
+  auto self = shared_from_this();
+  Mutex::Lock lock = co_await init_->operations.Acquire();
+  CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kPause));
+  init_->state = ProcessState::kPausing;
+  absl::Status status = co_await runtime_.Pause();
+  if (init_->state == ProcessState::kPausing)
+    init_->state = status.ok() ? ProcessState::kPaused : ProcessState::kRunning;
+  co_return status;
+}
+
+Async<absl::Status> Container::Resume() {
+  auto self = shared_from_this();
+  Mutex::Lock lock = co_await init_->operations.Acquire();
+  CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kResume));
+  absl::Status status = co_await runtime_.Resume();
+  if (status.ok() && init_->state == ProcessState::kPaused) init_->state = ProcessState::kRunning;
+  co_return status;
+}
+
+Async<absl::Status> Container::Update(std::string resources) {
+  auto self = shared_from_this();
+  Mutex::Lock lock = co_await init_->operations.Acquire();
+  CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kUpdate));
+  co_return co_await runtime_.Update(std::move(resources));
+}
+
+Async<absl::Status> Container::Checkpoint(OciRuntime::CheckpointArgs args) {
+  auto self = shared_from_this();
+  Mutex::Lock lock = co_await init_->operations.Acquire();
+  CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kCheckpoint));
+  co_return co_await runtime_.Checkpoint(std::move(args));
+}
+
+Async<absl::Status> Container::Kill(uint32_t signal, bool all) {
+  // Not serialized with the other operations: a kill must get through while a start or a checkpoint hangs.
+  auto self = shared_from_this();
+  CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kKill));
+  co_return co_await runtime_.Kill(signal, all);
+}
+
+Async<absl::Status> Container::Delete() {
+  auto self = shared_from_this();
+  Mutex::Lock lock = co_await init_->operations.Acquire();
+  CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kDelete));
+  if (init_->stdio && init_->state == ProcessState::kStopped &&
+      !co_await init_->stdio->Drain(kDrainLimit))
+    LogWarning("output is still held open in the container: it ends here", {{"id", config_.id}});
+  if (init_->state != ProcessState::kCreatedCheckpoint)
+    CO_RETURN_IF_ERROR(co_await runtime_.Delete(false));
+  if (init_->pid != 0) co_await init_->exited.WaitUntil(Clock::now() + kReapLimit);
+  if (init_->stdio) co_await init_->stdio->Close();
+  if (absl::Status status = co_await UnmountAll(reaper_, rootfs()); !status.ok())
+    co_return absl::UnknownError(absl::StrCat("failed rootfs umount: ", status.message()));
+  init_->state = ProcessState::kDeleted;
+  init_->exited.Set();
+  co_return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Process>> Container::Find(const std::string& exec_id) const {
+  if (exec_id.empty()) return init_;
+  auto it = execs_.find(exec_id);
+  if (it == execs_.end())
+    return absl::NotFoundError(absl::StrCat("process does not exist ", exec_id, ": not found"));
+  return it->second;
+}
+
+ProcessState Container::StateOf(const Process& process) const {
+  bool frozen = init_->state == ProcessState::kPaused || init_->state == ProcessState::kPausing;
+  return frozen ? init_->state : process.state;
+}
+
+}  // namespace feather

@@ -1,0 +1,148 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <asio/io_context.hpp>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/base/async.h"
+#include "runtime/base/mutex.h"
+#include "runtime/cgroup.h"
+#include "runtime/io/stdio.h"
+#include "runtime/mount/mount.h"
+#include "runtime/oci_runtime.h"
+#include "runtime/process_state.h"
+#include "runtime/reaper.h"
+#include "runtime/runtime_options.h"
+
+namespace feather {
+
+// What the shim knows of one process of a container: its init, or an exec. Plain data; Container acts on it.
+struct Process {
+  std::string exec_id;   // empty: the init
+  StdioRequest request;  // as it came: State gives the strings back byte for byte
+  std::string spec;      // exec: JSON of the OCI process object, until it has been started
+  std::shared_ptr<Stdio> stdio;
+
+  ProcessState state = ProcessState::kCreated;
+  pid_t pid = 0;  // 0 until the OCI runtime has made it
+  Exit exit;      // pid, status and time, once `exited` is set
+  Event exited;
+
+  // An exit that arrives while somebody has an event to publish first waits here (ExitHold).
+  int exit_holds = 0;
+  std::optional<Exit> held_exit;
+
+  // One state-changing operation at a time.
+  Mutex operations;
+
+  bool is_init() const { return exec_id.empty(); }
+};
+
+// One container: its init, its execs, its mounts and its cgroup, driven through the OCI runtime. It always lives
+// in a shared_ptr, which work in flight holds.
+//
+// The order that clients rely on (contract 4.5): the exit of a process is reported after what the holder of an
+// ExitHold has to say first (its start), and an init's exit after those of all its execs.
+class Container : public std::enable_shared_from_this<Container> {
+ public:
+  struct Config {
+    std::string id;
+    std::string name_space;
+    std::string bundle;
+    RuntimeOptions options;
+    std::vector<Mount> rootfs;
+    StdioRequest stdio;
+    std::string checkpoint;  // not empty: Start restores it
+    std::string parent_checkpoint;
+    // The kernel kills everything in the container with its init. Otherwise the shim has to.
+    bool private_pid_namespace = true;
+  };
+  // Called once for every process that ran, before whoever waits for its exit is woken.
+  using OnExit = std::function<void(const Process&)>;
+
+  Container(asio::io_context& io, Reaper& reaper, Config config, OnExit on_exit);
+
+  // Mounts the rootfs and creates the init. After an error nothing of it is left.
+  Async<absl::Status> Create();
+  // Starts (or restores) the init.
+  Async<absl::Status> Start();
+  Async<absl::Status> Pause();
+  Async<absl::Status> Resume();
+  Async<absl::Status> Update(std::string resources);
+  Async<absl::Status> Checkpoint(OciRuntime::CheckpointArgs args);
+  Async<absl::Status> Kill(uint32_t signal, bool all);
+  // Of a stopped or only created container: drains its output, deletes it in the OCI runtime and unmounts its
+  // rootfs. After an error it can be tried again.
+  Async<absl::Status> Delete();
+
+  // `spec`: JSON of the OCI process object. AlreadyExists if the id is taken.
+  absl::Status AddExec(std::string exec_id, std::string spec, StdioRequest stdio);
+  Async<absl::Status> StartExec(std::shared_ptr<Process> exec);
+  Async<absl::Status> KillExec(std::shared_ptr<Process> exec, uint32_t signal);
+  Async<absl::Status> DeleteExec(std::shared_ptr<Process> exec);
+
+  // The init for an empty id. NotFound "process does not exist <id>: not found".
+  absl::StatusOr<std::shared_ptr<Process>> Find(const std::string& exec_id) const;
+
+  const Config& config() const { return config_; }
+  const std::shared_ptr<Process>& init() const { return init_; }
+  const std::map<std::string, std::shared_ptr<Process>>& execs() const { return execs_; }
+  // Known from Create (or restore) on, as long as the object lives.
+  const std::optional<Cgroup>& cgroup() const { return cgroup_; }
+  // kPaused and kPausing count for every process of the container.
+  ProcessState StateOf(const Process& process) const;
+
+ private:
+  friend class ExitHold;
+
+  Async<absl::Status> CreateInit();
+  Async<absl::Status> AttachInit();
+  Async<absl::Status> Restore();
+  Async<absl::Status> RunExec(std::shared_ptr<Process> exec);
+  void Adopt(std::shared_ptr<Process> process, pid_t pid);
+  void Reaped(std::shared_ptr<Process> process, const Exit& exit);
+  void Handle(std::shared_ptr<Process> process, const Exit& exit);
+  Async<> InitExited(Exit exit);
+  void Finish(Process& process, const Exit& exit);
+  void ExecEnded();
+  std::string PidFile(const std::string& exec_id) const;
+  std::string rootfs() const { return config_.bundle + "/rootfs"; }
+
+  asio::io_context& io_;
+  Reaper& reaper_;
+  Config config_;
+  OnExit on_exit_;
+  OciRuntime runtime_;
+  std::shared_ptr<Process> init_;
+  std::map<std::string, std::shared_ptr<Process>> execs_;
+  std::optional<Cgroup> cgroup_;
+  // Execs between the fork of their runtime and the report of their exit.
+  int live_execs_ = 0;
+  // The init has been reaped: no exec starts any more.
+  bool init_gone_ = false;
+  std::shared_ptr<Event> no_execs_;
+};
+
+// Keeps the exit of a process back while it lives, so that its holder can publish what comes before it.
+class ExitHold {
+ public:
+  ExitHold(std::shared_ptr<Container> container, std::shared_ptr<Process> process);
+  ExitHold(const ExitHold&) = delete;
+  ExitHold& operator=(const ExitHold&) = delete;
+  ~ExitHold();
+
+ private:
+  std::shared_ptr<Container> container_;
+  std::shared_ptr<Process> process_;
+};
+
+}  // namespace feather
