@@ -111,7 +111,7 @@ class Container : public std::enable_shared_from_this<Container> {
   void Adopt(std::shared_ptr<Process> process, pid_t pid);
   void Reaped(std::shared_ptr<Process> process, const Exit& exit);
   void Handle(std::shared_ptr<Process> process, const Exit& exit);
-  Async<> InitExited(Exit exit);
+  static Async<> InitExited(std::shared_ptr<Container> self, Exit exit);
   void Finish(Process& process, const Exit& exit);
   void ExecEnded();
   std::string PidFile(const std::string& exec_id) const;

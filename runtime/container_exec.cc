@@ -142,34 +142,35 @@ void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {
 
 void Container::Handle(std::shared_ptr<Process> process, const Exit& exit) {
   if (process->is_init()) {
-    feather::Spawn(io_, InitExited(exit));
+    feather::Spawn(io_, InitExited(shared_from_this(), exit));
     return;
   }
   Finish(*process, exit);
   ExecEnded();
 }
 
-Async<> Container::InitExited(Exit exit) {
-  auto self = shared_from_this();
-  if (init_->state == ProcessState::kPaused || init_->state == ProcessState::kPausing) {
+Async<> Container::InitExited(std::shared_ptr<Container> self, Exit exit) {
+  const std::string& id = self->config_.id;
+  Process& init = *self->init_;
+  if (init.state == ProcessState::kPaused || init.state == ProcessState::kPausing) {
     // What else is in the container could not even be killed while it is frozen.
-    absl::Status resumed = co_await runtime_.Resume();
+    absl::Status resumed = co_await self->runtime_.Resume();
     if (!resumed.ok())
       LogDebug("cannot resume after the init's exit",
-               {{"error", std::string(resumed.message())}, {"id", config_.id}});
+               {{"error", std::string(resumed.message())}, {"id", id}});
   }
-  if (!config_.private_pid_namespace) {
-    absl::Status killed = co_await runtime_.Kill(SIGKILL, true);
+  if (!self->config_.private_pid_namespace) {
+    absl::Status killed = co_await self->runtime_.Kill(SIGKILL, true);
     if (!killed.ok() && !absl::IsNotFound(killed))
       LogWarning("cannot kill the rest of the container after its init's exit",
-                 {{"error", std::string(killed.message())}, {"id", config_.id}});
+                 {{"error", std::string(killed.message())}, {"id", id}});
   }
-  while (live_execs_ > 0) {
-    if (!no_execs_ || no_execs_->set()) no_execs_ = std::make_shared<Event>();
-    std::shared_ptr<Event> none = no_execs_;
+  while (self->live_execs_ > 0) {
+    if (!self->no_execs_ || self->no_execs_->set()) self->no_execs_ = std::make_shared<Event>();
+    std::shared_ptr<Event> none = self->no_execs_;
     co_await none->Wait();
   }
-  Finish(*init_, exit);
+  self->Finish(init, exit);
 }
 
 void Container::Finish(Process& process, const Exit& exit) {

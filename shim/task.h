@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "google/protobuf/timestamp.pb.h"
+#include "oom/watch.h"
+#include "runtime/container.h"
+#include "shim/task_service.h"
+
+namespace feather {
+
+// The end of a container: one operation, however many Delete requests ask for it.
+struct TaskService::Deletion {
+  Event done;
+  absl::Status status;
+};
+
+// A container as the service knows it. After its deletion it stays in the map until the answer has been given
+// to somebody who could still hear it, so that a Delete whose caller gave up can be retried.
+struct TaskService::Task {
+  std::shared_ptr<Container> container;
+  std::unique_ptr<oom::Watch> oom_watch;
+  std::shared_ptr<Deletion> deletion;
+  bool deleted = false;
+
+  const std::string& id() const { return container->config().id; }
+};
+
+// Go's zero time, which clients know, for a process that has not exited.
+inline google::protobuf::Timestamp ExitTime(const Process& process) {
+  google::protobuf::Timestamp timestamp;
+  if (process.exit.pid == 0) {
+    timestamp.set_seconds(-62135596800);
+    return timestamp;
+  }
+  timespec time = absl::ToTimespec(process.exit.at);
+  timestamp.set_seconds(time.tv_sec);
+  timestamp.set_nanos(static_cast<int32_t>(time.tv_nsec));
+  return timestamp;
+}
+
+}  // namespace feather

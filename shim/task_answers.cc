@@ -1,0 +1,124 @@
+// The requests that only look, or touch streams: none of them waits for a command of the OCI runtime.
+#include <unistd.h>
+
+#include <utility>
+
+#include "proto/cgroups_v1.pb.h"
+#include "proto/cgroups_v2.pb.h"
+#include "proto/runc_options.pb.h"
+#include "runtime/base/status.h"
+#include "shim/task.h"
+#include "shim/task_service.h"
+
+namespace feather {
+
+namespace api = containerd::task::v2;
+
+namespace {
+
+containerd::v1::types::Status WireStatus(ProcessState state) {
+  switch (state) {
+    case ProcessState::kCreated:
+    case ProcessState::kCreatedCheckpoint:
+      return containerd::v1::types::CREATED;
+    case ProcessState::kRunning:
+      return containerd::v1::types::RUNNING;
+    case ProcessState::kPausing:
+      return containerd::v1::types::PAUSING;
+    case ProcessState::kPaused:
+      return containerd::v1::types::PAUSED;
+    case ProcessState::kStopped:
+    case ProcessState::kDeleted:
+      return containerd::v1::types::STOPPED;
+  }
+  return containerd::v1::types::UNKNOWN;
+}
+
+}  // namespace
+
+TaskService::Answer<api::StateResponse> TaskService::State(rpc::CallContext,
+                                                           api::StateRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, task->container->Find(request.exec_id()));
+  api::StateResponse response;
+  response.set_id(process->is_init() ? request.id() : request.exec_id());
+  response.set_bundle(task->container->config().bundle);
+  response.set_pid(static_cast<uint32_t>(process->pid));
+  response.set_status(WireStatus(task->container->StateOf(*process)));
+  response.set_stdin(process->request.in);
+  response.set_stdout(process->request.out);
+  response.set_stderr(process->request.err);
+  response.set_terminal(process->request.terminal);
+  response.set_exit_status(process->exit.status);
+  *response.mutable_exited_at() = ExitTime(*process);
+  co_return response;
+}
+
+TaskService::Answer<api::WaitResponse> TaskService::Wait(rpc::CallContext context,
+                                                         api::WaitRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
+  std::vector<Event*> either = {&process->exited, context.gone.get()};
+  co_await WaitAny(std::move(either), context.deadline);
+  if (!process->exited.set()) {
+    if (context.gone->set()) co_return absl::CancelledError("context canceled");
+    co_return absl::DeadlineExceededError("context deadline exceeded");
+  }
+  api::WaitResponse response;
+  response.set_exit_status(process->exit.status);
+  *response.mutable_exited_at() = ExitTime(*process);
+  co_return response;
+}
+
+TaskService::Answer<api::PidsResponse> TaskService::Pids(rpc::CallContext,
+                                                         api::PidsRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  const Container& container = *task->container;
+  api::PidsResponse response;
+  if (!container.cgroup()) co_return response;
+  auto pids = CgroupPids(*container.cgroup());
+  // A cgroup that is gone holds no process.
+  if (absl::IsNotFound(pids.status())) co_return response;
+  CO_RETURN_IF_ERROR(pids.status());
+  for (pid_t pid : *pids) {
+    auto* process = response.add_processes();
+    process->set_pid(static_cast<uint32_t>(pid));
+    for (const auto& [exec_id, exec] : container.execs()) {
+      if (exec->pid != pid || exec->exited.set()) continue;
+      containerd::runc::v1::ProcessDetails details;
+      details.set_exec_id(exec_id);
+      process->mutable_info()->set_type_url(details.GetTypeName());
+      process->mutable_info()->set_value(details.SerializeAsString());
+    }
+  }
+  co_return response;
+}
+
+TaskService::Answer<api::ConnectResponse> TaskService::Connect(rpc::CallContext,
+                                                               api::ConnectRequest request) {
+  api::ConnectResponse response;
+  response.set_shim_pid(static_cast<uint32_t>(getpid()));
+  // No container is needed: containerd connects before it creates one.
+  if (auto init = FindProcess(request.id(), ""); init.ok())
+    response.set_task_pid(static_cast<uint32_t>((*init)->pid));
+  co_return response;
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::ResizePty(rpc::CallContext,
+                                                                    api::ResizePtyRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
+  CO_RETURN_IF_ERROR(process->is_init() ? AllowedForInit(process->state, Operation::kResize)
+                                        : AllowedForExec(process->state, Operation::kResize));
+  if (process->stdio)
+    CO_RETURN_IF_ERROR(process->stdio->Resize(static_cast<uint16_t>(request.width()),
+                                              static_cast<uint16_t>(request.height())));
+  co_return Empty();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::CloseIO(rpc::CallContext,
+                                                                  api::CloseIORequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
+  if (process->stdio) process->stdio->CloseStdin();
+  co_return Empty();
+}
+
+}  // namespace feather

@@ -1,0 +1,386 @@
+#include "shim/task_service.h"
+
+#include <malloc.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/events.pb.h"
+#include "proto/runc_options.pb.h"
+#include "runtime/base/log.h"
+#include "runtime/base/status.h"
+#include "runtime/bundle.h"
+#include "shim/options.h"
+#include "shim/task.h"
+
+namespace feather {
+
+namespace api = containerd::task::v2;
+namespace events = containerd::events;
+
+namespace {
+
+constexpr Clock::duration kTrimDelay = std::chrono::milliseconds(100);
+
+absl::Status CallerGone(const rpc::CallContext& context) {
+  return context.gone->set() ? absl::CancelledError("context canceled")
+                             : absl::DeadlineExceededError("context deadline exceeded");
+}
+
+}  // namespace
+
+TaskService::TaskService(asio::io_context& io, Reaper& reaper, Publisher& publisher, Config config,
+                         std::function<void()> on_shutdown)
+    : io_(io),
+      reaper_(reaper),
+      publisher_(publisher),
+      config_(std::move(config)),
+      on_shutdown_(std::move(on_shutdown)),
+      trim_timer_(io) {}
+
+template <typename Request, typename Response>
+void TaskService::Add(rpc::MethodTable& methods, absl::string_view method,
+                      Answer<Response> (TaskService::*handler)(rpc::CallContext, Request)) {
+  for (absl::string_view service : {"containerd.task.v2.Task", "containerd.task.v3.Task"})
+    methods.AddUnary<Request, Response>(
+        service, method, [this, handler](rpc::CallContext context, Request request) {
+          return (this->*handler)(std::move(context), std::move(request));
+        });
+}
+
+void TaskService::Register(rpc::MethodTable& methods) {
+  Add(methods, "State", &TaskService::State);
+  Add(methods, "Create", &TaskService::Create);
+  Add(methods, "Start", &TaskService::Start);
+  Add(methods, "Delete", &TaskService::Delete);
+  Add(methods, "Pids", &TaskService::Pids);
+  Add(methods, "Pause", &TaskService::Pause);
+  Add(methods, "Resume", &TaskService::Resume);
+  Add(methods, "Checkpoint", &TaskService::Checkpoint);
+  Add(methods, "Kill", &TaskService::Kill);
+  Add(methods, "Exec", &TaskService::Exec);
+  Add(methods, "ResizePty", &TaskService::ResizePty);
+  Add(methods, "CloseIO", &TaskService::CloseIO);
+  Add(methods, "Update", &TaskService::Update);
+  Add(methods, "Wait", &TaskService::Wait);
+  Add(methods, "Stats", &TaskService::Stats);
+  Add(methods, "Connect", &TaskService::Connect);
+  Add(methods, "Shutdown", &TaskService::Shutdown);
+}
+
+bool TaskService::idle() const {
+  for (const auto& [id, task] : tasks_)
+    if (!task->deleted) return false;
+  return creating_.empty();
+}
+
+absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::Find(const std::string& id) const {
+  auto it = tasks_.find(id);
+  if (it == tasks_.end()) return absl::NotFoundError("container not created: not found");
+  return it->second;
+}
+
+absl::StatusOr<std::shared_ptr<Process>> TaskService::FindProcess(const std::string& id,
+                                                                  const std::string& exec_id) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(id));
+  return task->container->Find(exec_id);
+}
+
+template <typename Event>
+void TaskService::Publish(absl::string_view topic, const Event& event, absl::Time at) {
+  publisher_.Publish(topic, event.GetTypeName(), event.SerializeAsString(), at);
+}
+
+void TaskService::TrimSoon() {
+  trim_timer_.expires_after(kTrimDelay);
+  trim_timer_.async_wait([](const asio::error_code& error) {
+    if (!error) malloc_trim(0);
+  });
+}
+
+absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
+    const api::CreateTaskRequest& request) {
+  RETURN_IF_ERROR(ValidateId(request.id()));
+  ASSIGN_OR_RETURN(Bundle bundle, Bundle::Open(request.bundle()));
+  Container::Config config;
+  config.id = request.id();
+  config.name_space = config_.name_space;
+  config.bundle = request.bundle();
+  ASSIGN_OR_RETURN(config.options, DecodeOptions(request.options()));
+  RETURN_IF_ERROR(WriteOptions(request.bundle(), config.options));
+  for (const auto& mount : request.rootfs())
+    config.rootfs.push_back({.type = mount.type(),
+                             .source = mount.source(),
+                             .target = mount.target(),
+                             .options = {mount.options().begin(), mount.options().end()}});
+  config.stdio = {request.stdin(), request.stdout(), request.stderr(), request.terminal()};
+  config.checkpoint = request.checkpoint();
+  config.parent_checkpoint = request.parent_checkpoint();
+  config.private_pid_namespace = bundle.spec().has_private_pid_namespace;
+
+  auto task = std::make_shared<Task>();
+  task->container = std::make_shared<Container>(
+      io_, reaper_, std::move(config), [this, weak = std::weak_ptr<Task>(task)](const Process& p) {
+        if (std::shared_ptr<Task> exited = weak.lock()) Exited(*exited, p);
+      });
+  return task;
+}
+
+TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContext,
+                                                                 api::CreateTaskRequest request) {
+  used_ = true;
+  const std::string& id = request.id();
+  auto known = tasks_.find(id);
+  if ((known != tasks_.end() && !known->second->deleted) || creating_.contains(id))
+    co_return absl::AlreadyExistsError(absl::StrCat("container ", id, ": already exists"));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, NewTask(request));
+  std::shared_ptr<Container> container = task->container;
+  std::shared_ptr<Process> init = container->init();
+
+  creating_.insert(id);
+  ExitHold hold(container, init);
+  absl::Status status = co_await container->Create();
+  creating_.erase(id);
+  TrimSoon();
+  if (!status.ok()) co_return status;
+  tasks_[id] = task;
+  StartOomWatch(*task);
+
+  events::TaskCreate event;
+  event.set_container_id(id);
+  event.set_bundle(request.bundle());
+  event.mutable_rootfs()->Swap(request.mutable_rootfs());
+  event.mutable_io()->set_stdin(request.stdin());
+  event.mutable_io()->set_stdout(request.stdout());
+  event.mutable_io()->set_stderr(request.stderr());
+  event.mutable_io()->set_terminal(request.terminal());
+  event.set_checkpoint(request.checkpoint());
+  event.set_pid(static_cast<uint32_t>(init->pid));
+  Publish("/tasks/create", event);
+  api::CreateTaskResponse response;
+  response.set_pid(static_cast<uint32_t>(init->pid));
+  co_return response;
+}
+
+TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
+                                                           api::StartRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  std::shared_ptr<Container> container = task->container;
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, container->Find(request.exec_id()));
+
+  ExitHold hold(container, process);
+  absl::Status status;
+  if (process->is_init()) {
+    status = co_await container->Start();
+  } else {
+    status = co_await container->StartExec(process);
+  }
+  TrimSoon();
+  if (!status.ok()) co_return status;
+  if (process->is_init()) {
+    if (!task->oom_watch) StartOomWatch(*task);  // a restored one has its cgroup only now
+    events::TaskStart event;
+    event.set_container_id(request.id());
+    event.set_pid(static_cast<uint32_t>(process->pid));
+    Publish("/tasks/start", event);
+  } else {
+    events::TaskExecStarted event;
+    event.set_container_id(request.id());
+    event.set_exec_id(request.exec_id());
+    event.set_pid(static_cast<uint32_t>(process->pid));
+    Publish("/tasks/exec-started", event);
+  }
+  api::StartResponse response;
+  response.set_pid(static_cast<uint32_t>(process->pid));
+  co_return response;
+}
+
+TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext context,
+                                                             api::DeleteRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  if (request.exec_id().empty()) co_return co_await DeleteTask(std::move(context), task);
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> exec, task->container->Find(request.exec_id()));
+  CO_RETURN_IF_ERROR(co_await task->container->DeleteExec(exec));
+  TrimSoon();
+  api::DeleteResponse response;
+  response.set_pid(static_cast<uint32_t>(exec->pid));
+  response.set_exit_status(exec->exit.status);
+  *response.mutable_exited_at() = ExitTime(*exec);
+  co_return response;
+}
+
+TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContext context,
+                                                                 std::shared_ptr<Task> task) {
+  if (!task->deletion) {
+    task->deletion = std::make_shared<Deletion>();
+    Spawn(io_, RunDeletion(task));
+  }
+  std::shared_ptr<Deletion> deletion = task->deletion;
+  std::vector<Event*> either = {&deletion->done, context.gone.get()};
+  co_await WaitAny(std::move(either), context.deadline);
+  // The deletion goes on; its answer is kept for the next Delete.
+  if (!deletion->done.set() || context.gone->set()) co_return CallerGone(context);
+  CO_RETURN_IF_ERROR(deletion->status);
+  auto known = tasks_.find(task->id());
+  if (known != tasks_.end() && known->second == task) tasks_.erase(known);
+  const Process& init = *task->container->init();
+  api::DeleteResponse response;
+  response.set_pid(static_cast<uint32_t>(init.pid));
+  response.set_exit_status(init.exit.status);
+  *response.mutable_exited_at() = ExitTime(init);
+  co_return response;
+}
+
+Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
+  std::shared_ptr<Deletion> deletion = task->deletion;
+  deletion->status = co_await task->container->Delete();
+  if (deletion->status.ok()) {
+    task->deleted = true;
+    if (task->oom_watch) task->oom_watch->Finish();
+    const Process& init = *task->container->init();
+    events::TaskDelete event;
+    event.set_container_id(task->id());
+    event.set_pid(static_cast<uint32_t>(init.pid));
+    event.set_exit_status(init.exit.status);
+    *event.mutable_exited_at() = ExitTime(init);
+    Publish("/tasks/delete", event);
+  } else {
+    task->deletion.reset();  // the next Delete tries again
+  }
+  deletion->done.Set();
+  TrimSoon();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::Exec(rpc::CallContext,
+                                                               api::ExecProcessRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  CO_RETURN_IF_ERROR(ValidateId(request.exec_id()));
+  if (!request.has_spec()) co_return absl::InvalidArgumentError("exec without a process spec");
+  CO_ASSIGN_OR_RETURN(std::string spec, ProcessSpec(request.spec().value(), request.terminal()));
+  StdioRequest stdio{request.stdin(), request.stdout(), request.stderr(), request.terminal()};
+  CO_RETURN_IF_ERROR(
+      task->container->AddExec(request.exec_id(), std::move(spec), std::move(stdio)));
+  events::TaskExecAdded event;
+  event.set_container_id(request.id());
+  event.set_exec_id(request.exec_id());
+  Publish("/tasks/exec-added", event);
+  co_return Empty();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::Kill(rpc::CallContext,
+                                                               api::KillRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, task->container->Find(request.exec_id()));
+  absl::Status status;
+  if (process->is_init()) {
+    status = co_await task->container->Kill(request.signal(), request.all());
+  } else {
+    status = co_await task->container->KillExec(process, request.signal());
+  }
+  CO_RETURN_IF_ERROR(status);
+  co_return Empty();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::Pause(rpc::CallContext,
+                                                                api::PauseRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  CO_RETURN_IF_ERROR(co_await task->container->Pause());
+  events::TaskPaused event;
+  event.set_container_id(request.id());
+  Publish("/tasks/paused", event);
+  co_return Empty();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::Resume(rpc::CallContext,
+                                                                 api::ResumeRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  CO_RETURN_IF_ERROR(co_await task->container->Resume());
+  events::TaskResumed event;
+  event.set_container_id(request.id());
+  Publish("/tasks/resumed", event);
+  co_return Empty();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::Update(rpc::CallContext,
+                                                                 api::UpdateTaskRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  CO_ASSIGN_OR_RETURN(std::string resources, Resources(request.resources().value()));
+  CO_RETURN_IF_ERROR(co_await task->container->Update(std::move(resources)));
+  co_return Empty();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::Checkpoint(
+    rpc::CallContext, api::CheckpointTaskRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  containerd::runc::v1::CheckpointOptions options;
+  if (request.has_options() && !options.ParseFromString(request.options().value()))
+    co_return absl::InvalidArgumentError("broken checkpoint options");
+  OciRuntime::CheckpointArgs args;
+  args.image_path = request.path();
+  args.work_path = options.work_path();
+  args.parent_path = options.parent_path();
+  args.leave_running = !options.exit();
+  args.open_tcp = options.open_tcp();
+  args.external_unix_sockets = options.external_unix_sockets();
+  args.terminal = options.terminal();
+  args.file_locks = options.file_locks();
+  args.empty_namespaces = {options.empty_namespaces().begin(), options.empty_namespaces().end()};
+  CO_RETURN_IF_ERROR(co_await task->container->Checkpoint(std::move(args)));
+  co_return Empty();
+}
+
+TaskService::Answer<google::protobuf::Empty> TaskService::Shutdown(rpc::CallContext,
+                                                                   api::ShutdownRequest) {
+  if (idle()) on_shutdown_();
+  co_return Empty();
+}
+
+void TaskService::StartOomWatch(Task& task) {
+  const std::optional<Cgroup>& cgroup = task.container->cgroup();
+  if (!cgroup) return;
+  std::string directory = cgroup->path;
+  if (!cgroup->unified) {
+    auto memory = cgroup->controllers.find("memory");
+    if (memory == cgroup->controllers.end()) return;
+    directory = memory->second;
+  }
+  auto watch = oom::Watch::Start(
+      io_, cgroup->unified, directory,
+      [this, &task](const oom::Counters& counters) { OomKilled(task, counters); });
+  if (watch.ok()) {
+    task.oom_watch = *std::move(watch);
+  } else {
+    LogWarning("OOM kills of this container cannot be reported",
+               {{"error", std::string(watch.status().message())}, {"id", task.id()}});
+  }
+}
+
+void TaskService::OomKilled(const Task& task, const oom::Counters& counters) {
+  LogInfo("the kernel's OOM killer took a process of the container",
+          {{"id", task.id()},
+           {"oom", absl::StrCat(counters.oom)},
+           {"oom_kill", absl::StrCat(counters.oom_kill)}});
+  events::TaskOOM event;
+  event.set_container_id(task.id());
+  Publish("/tasks/oom", event);
+}
+
+void TaskService::Exited(Task& task, const Process& process) {
+  // The counter was raised before the kill: an OOM is told before the exit that it caused.
+  if (task.oom_watch) {
+    if (process.is_init()) {
+      task.oom_watch->Finish();
+    } else {
+      task.oom_watch->Read();
+    }
+  }
+  events::TaskExit event;
+  event.set_container_id(task.id());
+  event.set_id(process.is_init() ? task.id() : process.exec_id);
+  event.set_pid(static_cast<uint32_t>(process.pid));
+  event.set_exit_status(process.exit.status);
+  *event.mutable_exited_at() = ExitTime(process);
+  Publish("/tasks/exit", event, process.exit.at);
+}
+
+}  // namespace feather

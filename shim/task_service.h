@@ -1,0 +1,114 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "oom/watch.h"
+#include "proto/task.pb.h"
+#include "runtime/container.h"
+#include "shim/publisher.h"
+#include "shim/rpc/method_table.h"
+
+namespace feather {
+
+// The task API of a shim (containerd.task.v2.Task and containerd.task.v3.Task, which differ in nothing but
+// the name): translates requests into operations on containers, and what happens to containers into events.
+// This is the one place where containers, the OOM watch and RPC meet.
+//
+// State, Connect, Wait and Pids never wait for anything that happens to another container, nor for a
+// command of the OCI runtime in flight.
+class TaskService {
+ public:
+  struct Config {
+    std::string name_space;
+  };
+
+  // `on_shutdown` is called when Shutdown came and no container is left; the answer is sent after it.
+  TaskService(asio::io_context& io, Reaper& reaper, Publisher& publisher, Config config,
+              std::function<void()> on_shutdown);
+
+  // Under both names. The service must outlive the calls.
+  void Register(rpc::MethodTable& methods);
+
+  // No container exists or is being created.
+  bool idle() const;
+  // A Create has come, successful or not.
+  bool used() const { return used_; }
+
+ private:
+  struct Deletion;
+  struct Task;
+  template <typename Response>
+  using Answer = Async<absl::StatusOr<Response>>;
+  using Empty = google::protobuf::Empty;
+
+  // task_service.cc: what makes, changes and ends containers
+  Answer<containerd::task::v2::CreateTaskResponse> Create(rpc::CallContext context,
+                                                          containerd::task::v2::CreateTaskRequest request);
+  Answer<containerd::task::v2::StartResponse> Start(rpc::CallContext context,
+                                                    containerd::task::v2::StartRequest request);
+  Answer<containerd::task::v2::DeleteResponse> Delete(rpc::CallContext context,
+                                                      containerd::task::v2::DeleteRequest request);
+  Answer<Empty> Exec(rpc::CallContext context, containerd::task::v2::ExecProcessRequest request);
+  Answer<Empty> Kill(rpc::CallContext context, containerd::task::v2::KillRequest request);
+  Answer<Empty> Pause(rpc::CallContext context, containerd::task::v2::PauseRequest request);
+  Answer<Empty> Resume(rpc::CallContext context, containerd::task::v2::ResumeRequest request);
+  Answer<Empty> Update(rpc::CallContext context, containerd::task::v2::UpdateTaskRequest request);
+  Answer<Empty> Checkpoint(rpc::CallContext context,
+                           containerd::task::v2::CheckpointTaskRequest request);
+  Answer<Empty> Shutdown(rpc::CallContext context, containerd::task::v2::ShutdownRequest request);
+
+  // task_answers.cc: what only looks, or touches streams
+  Answer<containerd::task::v2::StateResponse> State(rpc::CallContext context,
+                                                    containerd::task::v2::StateRequest request);
+  Answer<containerd::task::v2::WaitResponse> Wait(rpc::CallContext context,
+                                                  containerd::task::v2::WaitRequest request);
+  Answer<containerd::task::v2::PidsResponse> Pids(rpc::CallContext context,
+                                                  containerd::task::v2::PidsRequest request);
+  Answer<containerd::task::v2::StatsResponse> Stats(rpc::CallContext context,
+                                                    containerd::task::v2::StatsRequest request);
+  Answer<containerd::task::v2::ConnectResponse> Connect(rpc::CallContext context,
+                                                        containerd::task::v2::ConnectRequest request);
+  Answer<Empty> ResizePty(rpc::CallContext context, containerd::task::v2::ResizePtyRequest request);
+  Answer<Empty> CloseIO(rpc::CallContext context, containerd::task::v2::CloseIORequest request);
+
+  template <typename Request, typename Response>
+  void Add(rpc::MethodTable& methods, absl::string_view method,
+           Answer<Response> (TaskService::*handler)(rpc::CallContext, Request));
+
+  absl::StatusOr<std::shared_ptr<Task>> Find(const std::string& id) const;
+  absl::StatusOr<std::shared_ptr<Process>> FindProcess(const std::string& id,
+                                                       const std::string& exec_id) const;
+  absl::StatusOr<std::shared_ptr<Task>> NewTask(const containerd::task::v2::CreateTaskRequest& request);
+  Answer<containerd::task::v2::DeleteResponse> DeleteTask(rpc::CallContext context,
+                                                          std::shared_ptr<Task> task);
+  Async<> RunDeletion(std::shared_ptr<Task> task);
+  void StartOomWatch(Task& task);
+  void OomKilled(const Task& task, const oom::Counters& counters);
+  void Exited(Task& task, const Process& process);
+
+  template <typename Event>
+  void Publish(absl::string_view topic, const Event& event, absl::Time at = absl::Now());
+  // Gives the memory of a burst back to the kernel a moment after the last one.
+  void TrimSoon();
+
+  asio::io_context& io_;
+  Reaper& reaper_;
+  Publisher& publisher_;
+  Config config_;
+  std::function<void()> on_shutdown_;
+  std::map<std::string, std::shared_ptr<Task>> tasks_;
+  std::set<std::string> creating_;
+  bool used_ = false;
+  asio::steady_timer trim_timer_;
+};
+
+}  // namespace feather
