@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -195,11 +197,32 @@ Async<absl::Status> Container::Checkpoint(OciRuntime::CheckpointArgs args) {
   auto self = shared_from_this();
   Mutex::Lock lock = co_await init_->operations.Acquire();
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kCheckpoint));
-  co_return co_await runtime_.Checkpoint(std::move(args));
+  bool own_work_path = args.work_path.empty();
+  if (own_work_path) args.work_path = config_.bundle + "/work/criu-work";
+  std::string dump_log = args.work_path + "/dump.log";
+  std::string work_path = args.work_path;
+  absl::Status status = co_await runtime_.Checkpoint(std::move(args));
+  if (!status.ok()) status = KeepDumpLog(status, dump_log);
+  if (own_work_path) {
+    std::error_code ignored;
+    std::filesystem::remove_all(work_path, ignored);
+  }
+  co_return status;
+}
+
+absl::Status Container::KeepDumpLog(const absl::Status& status, const std::string& dump_log) const {
+  std::string copy = config_.bundle + "/criu-dump.log";
+  if (auto log = ReadFile(dump_log); log.ok()) {
+    if (absl::Status written = WriteFile(copy, *log, 0600); !written.ok()) return status;
+  }
+  absl::string_view first_line = status.message();
+  first_line = first_line.substr(0, first_line.find('\n'));
+  return absl::Status(status.code(), absl::StrCat(first_line, " path= ", copy));
 }
 
 Async<absl::Status> Container::Kill(uint32_t signal, bool all) {
-  // Not serialized with the other operations: a kill must get through while a start or a checkpoint hangs.
+  // Not serialized with the other operations: a kill must get through while a start or a checkpoint
+  // hangs.
   auto self = shared_from_this();
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kKill));
   co_return co_await runtime_.Kill(signal, all);

@@ -2,14 +2,13 @@
 
 #include <sys/types.h>
 
+#include <asio/io_context.hpp>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <asio/io_context.hpp>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,7 +24,8 @@
 
 namespace feather {
 
-// What the shim knows of one process of a container: its init, or an exec. Plain data; Container acts on it.
+// What the shim knows of one process of a container: its init, or an exec. Plain data; Container
+// acts on it.
 struct Process {
   std::string exec_id;   // empty: the init
   StdioRequest request;  // as it came: State gives the strings back byte for byte
@@ -47,11 +47,12 @@ struct Process {
   bool is_init() const { return exec_id.empty(); }
 };
 
-// One container: its init, its execs, its mounts and its cgroup, driven through the OCI runtime. It always lives
-// in a shared_ptr, which work in flight holds.
+// One container: its init, its execs, its mounts and its cgroup, driven through the OCI runtime. It
+// always lives in a shared_ptr, which work in flight holds.
 //
-// The order that clients rely on (contract 4.5): the exit of a process is reported after what the holder of an
-// ExitHold has to say first (its start), and an init's exit after those of all its execs.
+// The order that clients rely on (contract 4.5): the exit of a process is reported after what the
+// holder of an ExitHold has to say first (its start), and an init's exit after those of all its
+// execs.
 class Container : public std::enable_shared_from_this<Container> {
  public:
   struct Config {
@@ -80,8 +81,8 @@ class Container : public std::enable_shared_from_this<Container> {
   Async<absl::Status> Update(std::string resources);
   Async<absl::Status> Checkpoint(OciRuntime::CheckpointArgs args);
   Async<absl::Status> Kill(uint32_t signal, bool all);
-  // Of a stopped or only created container: drains its output, deletes it in the OCI runtime and unmounts its
-  // rootfs. After an error it can be tried again.
+  // Of a stopped or only created container: drains its output, deletes it in the OCI runtime and
+  // unmounts its rootfs. After an error it can be tried again.
   Async<absl::Status> Delete();
 
   // `spec`: JSON of the OCI process object. AlreadyExists if the id is taken.
@@ -107,6 +108,7 @@ class Container : public std::enable_shared_from_this<Container> {
   Async<absl::Status> CreateInit();
   Async<absl::Status> AttachInit();
   Async<absl::Status> Restore();
+  absl::Status KeepDumpLog(const absl::Status& status, const std::string& dump_log) const;
   Async<absl::Status> RunExec(std::shared_ptr<Process> exec);
   void Adopt(std::shared_ptr<Process> process, pid_t pid);
   void Reaped(std::shared_ptr<Process> process, const Exit& exit);
@@ -132,7 +134,8 @@ class Container : public std::enable_shared_from_this<Container> {
   std::shared_ptr<Event> no_execs_;
 };
 
-// Keeps the exit of a process back while it lives, so that its holder can publish what comes before it.
+// Keeps the exit of a process back while it lives, so that its holder can publish what comes before
+// it.
 class ExitHold {
  public:
   ExitHold(std::shared_ptr<Container> container, std::shared_ptr<Process> process);

@@ -126,9 +126,8 @@ Async<absl::Status> Container::DeleteExec(std::shared_ptr<Process> exec) {
 
 void Container::Adopt(std::shared_ptr<Process> process, pid_t pid) {
   process->pid = pid;
-  reaper_.Watch(pid, [self = shared_from_this(), process](const Exit& exit) {
-    self->Reaped(process, exit);
-  });
+  reaper_.Watch(
+      pid, [self = shared_from_this(), process](const Exit& exit) { self->Reaped(process, exit); });
 }
 
 void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {

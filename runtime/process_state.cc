@@ -74,11 +74,13 @@ absl::Status Answer(const char* text, ProcessState state, Operation operation) {
 }  // namespace
 
 absl::Status AllowedForInit(ProcessState state, Operation operation) {
-  return Answer(kInit[static_cast<size_t>(state)][static_cast<size_t>(operation)], state, operation);
+  return Answer(kInit[static_cast<size_t>(state)][static_cast<size_t>(operation)], state,
+                operation);
 }
 
 absl::Status AllowedForExec(ProcessState state, Operation operation) {
-  return Answer(kExecs[static_cast<size_t>(state)][static_cast<size_t>(operation)], state, operation);
+  return Answer(kExecs[static_cast<size_t>(state)][static_cast<size_t>(operation)], state,
+                operation);
 }
 
 }  // namespace feather

@@ -15,9 +15,20 @@ enum class ProcessState {
   kDeleted,
 };
 
-enum class Operation { kStart, kPause, kResume, kUpdate, kCheckpoint, kExec, kKill, kDelete, kResize };
+enum class Operation {
+  kStart,
+  kPause,
+  kResume,
+  kUpdate,
+  kCheckpoint,
+  kExec,
+  kKill,
+  kDelete,
+  kResize
+};
 
-// Whether `operation` may begin in `state`; otherwise the status that containerd's own shim answers.
+// Whether `operation` may begin in `state`; otherwise the status that containerd's own shim
+// answers.
 absl::Status AllowedForInit(ProcessState state, Operation operation);
 absl::Status AllowedForExec(ProcessState state, Operation operation);
 

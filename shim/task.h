@@ -17,8 +17,9 @@ struct TaskService::Deletion {
   absl::Status status;
 };
 
-// A container as the service knows it. After its deletion it stays in the map until the answer has been given
-// to somebody who could still hear it, so that a Delete whose caller gave up can be retried.
+// A container as the service knows it. After its deletion it stays in the map until the answer has
+// been given to somebody who could still hear it, so that a Delete whose caller gave up can be
+// retried.
 struct TaskService::Task {
   std::shared_ptr<Container> container;
   std::unique_ptr<oom::Watch> oom_watch;

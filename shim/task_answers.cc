@@ -1,4 +1,5 @@
-// The requests that only look, or touch streams: none of them waits for a command of the OCI runtime.
+// The requests that only look, or touch streams: none of them waits for a command of the OCI
+// runtime.
 #include <unistd.h>
 
 #include <utility>
@@ -56,7 +57,8 @@ TaskService::Answer<api::StateResponse> TaskService::State(rpc::CallContext,
 
 TaskService::Answer<api::WaitResponse> TaskService::Wait(rpc::CallContext context,
                                                          api::WaitRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process,
+                      FindProcess(request.id(), request.exec_id()));
   std::vector<Event*> either = {&process->exited, context.gone.get()};
   co_await WaitAny(std::move(either), context.deadline);
   if (!process->exited.set()) {
@@ -105,7 +107,8 @@ TaskService::Answer<api::ConnectResponse> TaskService::Connect(rpc::CallContext,
 
 TaskService::Answer<google::protobuf::Empty> TaskService::ResizePty(rpc::CallContext,
                                                                     api::ResizePtyRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process,
+                      FindProcess(request.id(), request.exec_id()));
   CO_RETURN_IF_ERROR(process->is_init() ? AllowedForInit(process->state, Operation::kResize)
                                         : AllowedForExec(process->state, Operation::kResize));
   if (process->stdio)
@@ -116,7 +119,8 @@ TaskService::Answer<google::protobuf::Empty> TaskService::ResizePty(rpc::CallCon
 
 TaskService::Answer<google::protobuf::Empty> TaskService::CloseIO(rpc::CallContext,
                                                                   api::CloseIORequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process,
+                      FindProcess(request.id(), request.exec_id()));
   if (process->stdio) process->stdio->CloseStdin();
   co_return Empty();
 }

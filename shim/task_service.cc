@@ -80,8 +80,8 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::Find(const std::
   return it->second;
 }
 
-absl::StatusOr<std::shared_ptr<Process>> TaskService::FindProcess(const std::string& id,
-                                                                  const std::string& exec_id) const {
+absl::StatusOr<std::shared_ptr<Process>> TaskService::FindProcess(
+    const std::string& id, const std::string& exec_id) const {
   ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(id));
   return task->container->Find(exec_id);
 }

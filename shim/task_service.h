@@ -1,13 +1,12 @@
 #pragma once
 
+#include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
 #include <functional>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
-
-#include <asio/io_context.hpp>
-#include <asio/steady_timer.hpp>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -19,19 +18,20 @@
 
 namespace feather {
 
-// The task API of a shim (containerd.task.v2.Task and containerd.task.v3.Task, which differ in nothing but
-// the name): translates requests into operations on containers, and what happens to containers into events.
-// This is the one place where containers, the OOM watch and RPC meet.
+// The task API of a shim (containerd.task.v2.Task and containerd.task.v3.Task, which differ in
+// nothing but the name): translates requests into operations on containers, and what happens to
+// containers into events. This is the one place where containers, the OOM watch and RPC meet.
 //
-// State, Connect, Wait and Pids never wait for anything that happens to another container, nor for a
-// command of the OCI runtime in flight.
+// State, Connect, Wait and Pids never wait for anything that happens to another container, nor for
+// a command of the OCI runtime in flight.
 class TaskService {
  public:
   struct Config {
     std::string name_space;
   };
 
-  // `on_shutdown` is called when Shutdown came and no container is left; the answer is sent after it.
+  // `on_shutdown` is called when Shutdown came and no container is left; the answer is sent after
+  // it.
   TaskService(asio::io_context& io, Reaper& reaper, Publisher& publisher, Config config,
               std::function<void()> on_shutdown);
 
@@ -51,8 +51,8 @@ class TaskService {
   using Empty = google::protobuf::Empty;
 
   // task_service.cc: what makes, changes and ends containers
-  Answer<containerd::task::v2::CreateTaskResponse> Create(rpc::CallContext context,
-                                                          containerd::task::v2::CreateTaskRequest request);
+  Answer<containerd::task::v2::CreateTaskResponse> Create(
+      rpc::CallContext context, containerd::task::v2::CreateTaskRequest request);
   Answer<containerd::task::v2::StartResponse> Start(rpc::CallContext context,
                                                     containerd::task::v2::StartRequest request);
   Answer<containerd::task::v2::DeleteResponse> Delete(rpc::CallContext context,
@@ -75,8 +75,8 @@ class TaskService {
                                                   containerd::task::v2::PidsRequest request);
   Answer<containerd::task::v2::StatsResponse> Stats(rpc::CallContext context,
                                                     containerd::task::v2::StatsRequest request);
-  Answer<containerd::task::v2::ConnectResponse> Connect(rpc::CallContext context,
-                                                        containerd::task::v2::ConnectRequest request);
+  Answer<containerd::task::v2::ConnectResponse> Connect(
+      rpc::CallContext context, containerd::task::v2::ConnectRequest request);
   Answer<Empty> ResizePty(rpc::CallContext context, containerd::task::v2::ResizePtyRequest request);
   Answer<Empty> CloseIO(rpc::CallContext context, containerd::task::v2::CloseIORequest request);
 
@@ -87,7 +87,8 @@ class TaskService {
   absl::StatusOr<std::shared_ptr<Task>> Find(const std::string& id) const;
   absl::StatusOr<std::shared_ptr<Process>> FindProcess(const std::string& id,
                                                        const std::string& exec_id) const;
-  absl::StatusOr<std::shared_ptr<Task>> NewTask(const containerd::task::v2::CreateTaskRequest& request);
+  absl::StatusOr<std::shared_ptr<Task>> NewTask(
+      const containerd::task::v2::CreateTaskRequest& request);
   Answer<containerd::task::v2::DeleteResponse> DeleteTask(rpc::CallContext context,
                                                           std::shared_ptr<Task> task);
   Async<> RunDeletion(std::shared_ptr<Task> task);
