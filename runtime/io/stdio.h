@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <array>
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -19,6 +20,13 @@ struct StdioRequest {
   std::string out;
   std::string err;
   bool terminal = false;
+};
+
+// How long is waited for others. Tests take shorter ones.
+struct StdioLimits {
+  Clock::duration open = std::chrono::seconds(30);        // for a client to read its FIFOs
+  Clock::duration console = std::chrono::seconds(10);     // for the runtime to send the terminal
+  Clock::duration logger_end = std::chrono::seconds(12);  // between SIGTERM and SIGKILL
 };
 
 // The standard streams of one process of a container, from before the OCI runtime runs until
@@ -39,7 +47,8 @@ class Stdio {
   };
 
   static Async<absl::StatusOr<std::shared_ptr<Stdio>>> Prepare(asio::io_context& io, Reaper& reaper,
-                                                               StdioRequest request, Owner owner);
+                                                               StdioRequest request, Owner owner,
+                                                               StdioLimits limits = StdioLimits());
   virtual ~Stdio() = default;
 
   // Descriptors for the runtime's 0, 1 and 2; -1 where it gets its default. Valid until
