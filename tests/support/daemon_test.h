@@ -50,7 +50,9 @@ class DaemonTest : public ::testing::TestWithParam<std::string> {
   std::string ExitStatus(const std::string& id, const std::string& topic = "/tasks/exit") const {
     std::string status = "none";
     for (const DaemonEvent& event : daemon_->TaskEvents(id)) {
-      if (event.topic == topic) status = event.Field("exit_status");
+      if (event.topic != topic) continue;
+      status = event.Field("exit_status");
+      if (status.empty()) status = "0";
     }
     return status;
   }
