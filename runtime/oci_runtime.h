@@ -17,19 +17,23 @@
 namespace feather {
 
 // Drives runc, crun or any OCI runtime with runc's command line, for one container. Every call
-// forks the runtime and waits for it as a coroutine; the loop is never blocked. Arguments are those
-// that containerd's own shim uses:
-//   <binary> --root <root>/<namespace> --log <bundle>/log.json --log-format json [--systemd-cgroup]
-//   …
+// forks the runtime and waits for it as a coroutine; the loop is never blocked. It must outlive its
+// calls. Arguments are those that containerd's own shim uses (contract section 4.3):
+//   <binary> --root <root>/<namespace> --log <bundle>/log.json --log-format json
+//       [--criu <path>] [--systemd-cgroup] <command> …
+// Environment: this process' without NOTIFY_SOCKET. Working directory and process group: this
+// process'. The runtime is killed when this process ends.
 //
 // Errors: code Unknown, text "OCI runtime <op> failed: <last error line that *this* command wrote
-// to log.json>", or "…: runc did not terminate successfully: exit status N: <output>" when it wrote
-// none. A runtime that cannot be executed: "unable to retrieve OCI runtime error (<why>): <exec
-// error>".
+// to log.json>", or "…: <binary> did not terminate successfully: exit status N: <output>" when it
+// wrote none, or "…: unable to retrieve OCI runtime error (<why>): <the same>" when there is no log
+// to look at, as for a runtime that cannot be executed. Delete begins with "failed to delete task";
+// Update and Checkpoint have no prefix and don't look at the log. <output> is what the runtime
+// wrote to stdout and stderr, up to 64 KiB.
 class OciRuntime {
  public:
   struct Config {
-    std::string binary;  // name or path
+    std::string binary;  // name or path; empty: runc
     std::string root;    // <root>/<namespace>
     std::string bundle;  // absolute
     std::string id;
@@ -40,7 +44,8 @@ class OciRuntime {
   OciRuntime(Reaper& reaper, Config config);
 
   // Standard descriptors of the container's process, handed to the runtime as its own 0-2; -1 is
-  // /dev/null for 0, and "captured for the error text" for 1 and 2.
+  // /dev/null. With a console socket the container's process has none of these, and then 1 and 2
+  // are captured for the error text where they are -1.
   using Stdio = std::array<int, 3>;
 
   struct CreateArgs {
@@ -72,7 +77,8 @@ class OciRuntime {
   };
   Async<absl::Status> Restore(RestoreArgs args);
 
-  // NotFound "process already finished" or "no such container" as contract section 4.3 maps them.
+  // NotFound "process already finished: not found" or "no such container: not found" as contract
+  // section 4.3 maps them, else "unknown error after kill: …".
   Async<absl::Status> Kill(uint32_t signal, bool all);
   // A container that the runtime does not know any more counts as deleted.
   Async<absl::Status> Delete(bool force);
@@ -97,9 +103,25 @@ class OciRuntime {
   const Config& config() const { return config_; }
 
  private:
-  struct Result;
-  Async<absl::Status> Run(std::string operation, std::vector<std::string> arguments, Stdio stdio,
-                          std::function<void()> started, std::string input);
+  // One run of the binary.
+  struct Invocation {
+    std::vector<std::string> arguments;  // after the common ones
+    Stdio stdio = {-1, -1, -1};
+    bool capture = true;            // 1 and 2, where they are -1
+    std::string input;              // stdin, if not empty
+    std::function<void()> started;  // may be empty
+  };
+
+  // The error is go-runc's: what became of the process, without the log.
+  Async<absl::Status> Execute(Invocation invocation);
+  // `status` with `prefix` and what the log says after `log_end`.
+  absl::Status Explain(absl::string_view prefix, off_t log_end, const absl::Status& status) const;
+  // Execute, explained.
+  Async<absl::Status> Run(std::string prefix, Invocation invocation);
+  Async<absl::Status> Run(std::string prefix, std::vector<std::string> arguments);
+  std::vector<std::string> CommandLine(const std::vector<std::string>& arguments) const;
+  std::string LogPath() const;
+
   Reaper& reaper_;
   Config config_;
 };

@@ -1,0 +1,306 @@
+#include "runtime/oci_runtime.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/this_coro.hpp>
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
+#include "runtime/base/status.h"
+#include "runtime/runtime_log.h"
+#include "runtime/spawn.h"
+
+namespace feather {
+namespace {
+
+constexpr size_t kOutputKept = 64 << 10;
+// Read between two turns of the loop, and after the runtime's end, by when all it can have left is
+// one full pipe.
+constexpr size_t kOutputTurn = 1 << 20;
+
+// A running OCI runtime: shared by the coroutine and the reaper's callback.
+struct Child {
+  explicit Child(const asio::any_io_executor& executor) : pipe(executor) {}
+
+  asio::posix::stream_descriptor pipe;  // stdout and stderr; closed: not captured, or at its end
+  std::string output;
+  Event ended;
+  Exit exit;
+};
+
+// Takes what the pipe holds now; closes it at its end.
+void ReadOutput(Child& child) {
+  char buffer[16384];
+  for (size_t total = 0; child.pipe.is_open() && total < kOutputTurn;) {
+    ssize_t n = read(child.pipe.native_handle(), buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) return;
+    asio::error_code error;
+    if (n <= 0) child.pipe.close(error);
+    if (n <= 0) return;
+    auto size = static_cast<size_t>(n);
+    total += size;
+    child.output.append(buffer, std::min(size, kOutputKept - child.output.size()));
+  }
+}
+
+// A process that the runtime has left behind may keep the pipe open: its end is not waited for.
+Async<> AwaitEnd(std::shared_ptr<Child> child) {
+  while (child->pipe.is_open() && !child->ended.set()) {
+    ReadOutput(*child);
+    if (!child->pipe.is_open()) break;
+    auto [error] =
+        co_await child->pipe.async_wait(asio::posix::stream_descriptor::wait_read, kAwait);
+    if (error) break;
+  }
+  co_await child->ended.Wait();
+  ReadOutput(*child);
+  asio::error_code ignored;
+  child->pipe.close(ignored);
+}
+
+// The writing end of a pipe whose reading end `child` has got.
+absl::StatusOr<UniqueFd> OpenPipe(Child& child) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) < 0) return ErrnoError(errno, "pipe");
+  UniqueFd reader(ends[0]);
+  UniqueFd writer(ends[1]);
+  if (fcntl(reader.get(), F_SETFL, O_NONBLOCK) < 0) return ErrnoError(errno, "pipe");
+  asio::error_code error;
+  child.pipe.assign(reader.get(), error);
+  if (error) return ErrnoError(error.value(), "pipe");
+  static_cast<void>(reader.Release());
+  return writer;
+}
+
+// A file of any length that can be read without somebody who feeds it.
+absl::StatusOr<UniqueFd> InputFile(absl::string_view data) {
+  UniqueFd fd(memfd_create("feather-input", MFD_CLOEXEC));
+  if (!fd) return ErrnoError(errno, "memfd_create");
+  RETURN_IF_ERROR(WriteAll(fd.get(), data));
+  if (lseek(fd.get(), 0, SEEK_SET) < 0) return ErrnoError(errno, "lseek");
+  return fd;
+}
+
+void AppendFlag(std::vector<std::string>& arguments, bool wanted, absl::string_view flag) {
+  if (wanted) arguments.emplace_back(flag);
+}
+
+void AppendOption(std::vector<std::string>& arguments, absl::string_view flag,
+                  const std::string& value) {
+  if (value.empty()) return;
+  arguments.emplace_back(flag);
+  arguments.push_back(value);
+}
+
+}  // namespace
+
+OciRuntime::OciRuntime(Reaper& reaper, Config config)
+    : reaper_(reaper), config_(std::move(config)) {
+  if (config_.binary.empty()) config_.binary = "runc";
+}
+
+std::string OciRuntime::LogPath() const { return absl::StrCat(config_.bundle, "/log.json"); }
+
+std::vector<std::string> OciRuntime::CommandLine(const std::vector<std::string>& arguments) const {
+  std::vector<std::string> line = {config_.binary};
+  AppendOption(line, "--root", config_.root);
+  AppendOption(line, "--log", LogPath());
+  AppendOption(line, "--log-format", "json");
+  AppendOption(line, "--criu", config_.criu_path);
+  AppendFlag(line, config_.systemd_cgroup, "--systemd-cgroup");
+  line.insert(line.end(), arguments.begin(), arguments.end());
+  return line;
+}
+
+Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
+  auto child = std::make_shared<Child>(co_await asio::this_coro::executor);
+  Command command;
+  command.argv = CommandLine(invocation.arguments);
+  command.env = InheritedEnvironment();
+  UniqueFd input;
+  if (!invocation.input.empty()) {
+    CO_ASSIGN_OR_RETURN(input, InputFile(invocation.input));
+    invocation.stdio[0] = input.get();
+  }
+  UniqueFd output;
+  if (invocation.capture) {
+    CO_ASSIGN_OR_RETURN(output, OpenPipe(*child));
+    for (size_t i : {1, 2})
+      if (invocation.stdio[i] < 0) invocation.stdio[i] = output.get();
+  }
+  for (size_t i = 0; i < invocation.stdio.size(); ++i)
+    if (invocation.stdio[i] >= 0)
+      command.fds.emplace_back(invocation.stdio[i], static_cast<int>(i));
+
+  auto pid = SpawnProcess(command);
+  // go-runc ends the text of a captured command with its output, however empty.
+  const char* separator = invocation.capture ? ": " : "";
+  if (!pid.ok()) co_return absl::UnknownError(absl::StrCat(pid.status().message(), separator));
+  reaper_.Watch(*pid, [child](const Exit& exit) {
+    child->exit = exit;
+    child->ended.Set();
+    asio::error_code ignored;
+    child->pipe.cancel(ignored);
+  });
+  output.Reset();
+  if (invocation.started) invocation.started();
+  co_await AwaitEnd(child);
+  if (child->exit.status == 0) co_return absl::OkStatus();
+  co_return absl::UnknownError(absl::StrCat(config_.binary,
+                                            " did not terminate successfully: exit status ",
+                                            child->exit.status, separator, child->output));
+}
+
+absl::Status OciRuntime::Explain(absl::string_view prefix, off_t log_end,
+                                 const absl::Status& status) const {
+  auto logged = LastRuntimeError(LogPath(), log_end);
+  if (!logged.ok())
+    return absl::UnknownError(absl::StrCat(prefix, ": unable to retrieve OCI runtime error (",
+                                           logged.status().message(), "): ", status.message()));
+  return absl::UnknownError(
+      absl::StrCat(prefix, ": ", logged->empty() ? status.message() : absl::string_view(*logged)));
+}
+
+Async<absl::Status> OciRuntime::Run(std::string prefix, Invocation invocation) {
+  off_t log_end = RuntimeLogEnd(LogPath());
+  absl::Status status = co_await Execute(std::move(invocation));
+  co_return status.ok() ? status : Explain(prefix, log_end, status);
+}
+
+Async<absl::Status> OciRuntime::Run(std::string prefix, std::vector<std::string> arguments) {
+  Invocation invocation;
+  invocation.arguments = std::move(arguments);
+  co_return co_await Run(std::move(prefix), std::move(invocation));
+}
+
+Async<absl::Status> OciRuntime::Create(CreateArgs args) {
+  Invocation invocation;
+  std::vector<std::string>& line = invocation.arguments;
+  line = {"create", "--bundle", config_.bundle};
+  AppendOption(line, "--pid-file", args.pid_file);
+  AppendOption(line, "--console-socket", args.console_socket);
+  AppendFlag(line, args.no_pivot_root, "--no-pivot");
+  AppendFlag(line, args.no_new_keyring, "--no-new-keyring");
+  line.push_back(config_.id);
+  invocation.stdio = args.stdio;
+  invocation.capture = !args.console_socket.empty();
+  invocation.started = std::move(args.started);
+  co_return co_await Run("OCI runtime create failed", std::move(invocation));
+}
+
+Async<absl::Status> OciRuntime::Start() {
+  std::vector<std::string> arguments = {"start", config_.id};
+  co_return co_await Run("OCI runtime start failed", std::move(arguments));
+}
+
+Async<absl::Status> OciRuntime::Exec(ExecArgs args) {
+  Invocation invocation;
+  std::vector<std::string>& line = invocation.arguments;
+  line = {"exec"};
+  AppendOption(line, "--process", args.process_file);
+  AppendOption(line, "--console-socket", args.console_socket);
+  AppendFlag(line, true, "--detach");
+  AppendOption(line, "--pid-file", args.pid_file);
+  line.push_back(config_.id);
+  invocation.stdio = args.stdio;
+  invocation.capture = !args.console_socket.empty();
+  invocation.started = std::move(args.started);
+  co_return co_await Run("OCI runtime exec failed", std::move(invocation));
+}
+
+Async<absl::Status> OciRuntime::Restore(RestoreArgs args) {
+  Invocation invocation;
+  std::vector<std::string>& line = invocation.arguments;
+  line = {"restore"};
+  AppendOption(line, "--image-path", args.image_path);
+  AppendOption(line, "--work-path", args.work_path);
+  AppendOption(line, "--parent-path", args.parent_path);
+  AppendFlag(line, true, "--detach");
+  AppendOption(line, "--pid-file", args.create.pid_file);
+  AppendOption(line, "--console-socket", args.create.console_socket);
+  AppendFlag(line, args.create.no_pivot_root, "--no-pivot");
+  // The single dash is go-runc's.
+  AppendFlag(line, true, "-no-subreaper");
+  AppendOption(line, "--bundle", config_.bundle);
+  line.push_back(config_.id);
+  invocation.stdio = args.create.stdio;
+  invocation.capture = !args.create.console_socket.empty();
+  invocation.started = std::move(args.create.started);
+  co_return co_await Run("OCI runtime restore failed", std::move(invocation));
+}
+
+Async<absl::Status> OciRuntime::Kill(uint32_t signal, bool all) {
+  Invocation invocation;
+  invocation.arguments = {"kill"};
+  AppendFlag(invocation.arguments, all, "--all");
+  invocation.arguments.push_back(config_.id);
+  invocation.arguments.push_back(absl::StrCat(signal));
+  absl::Status status = co_await Execute(std::move(invocation));
+  if (status.ok()) co_return status;
+  absl::string_view text = status.message();
+  if (absl::StrContains(text, "os: process already finished") ||
+      absl::StrContains(text, "container not running") ||
+      absl::StrContains(absl::AsciiStrToLower(text), "no such process"))
+    co_return absl::NotFoundError("process already finished: not found");
+  if (absl::StrContains(text, "does not exist"))
+    co_return absl::NotFoundError("no such container: not found");
+  co_return absl::UnknownError(absl::StrCat("unknown error after kill: ", text));
+}
+
+Async<absl::Status> OciRuntime::Delete(bool force) {
+  off_t log_end = RuntimeLogEnd(LogPath());
+  Invocation invocation;
+  invocation.arguments = {"delete"};
+  AppendFlag(invocation.arguments, force, "--force");
+  invocation.arguments.push_back(config_.id);
+  absl::Status status = co_await Execute(std::move(invocation));
+  if (status.ok() || absl::StrContains(status.message(), "does not exist"))
+    co_return absl::OkStatus();
+  co_return Explain("failed to delete task", log_end, status);
+}
+
+Async<absl::Status> OciRuntime::Pause() {
+  std::vector<std::string> arguments = {"pause", config_.id};
+  co_return co_await Run("OCI runtime pause failed", std::move(arguments));
+}
+
+Async<absl::Status> OciRuntime::Resume() {
+  std::vector<std::string> arguments = {"resume", config_.id};
+  co_return co_await Run("OCI runtime resume failed", std::move(arguments));
+}
+
+Async<absl::Status> OciRuntime::Update(std::string resources) {
+  Invocation invocation;
+  invocation.arguments = {"update", "--resources=-", config_.id};
+  invocation.input = absl::StrCat(resources, "\n");
+  co_return co_await Execute(std::move(invocation));
+}
+
+Async<absl::Status> OciRuntime::Checkpoint(CheckpointArgs args) {
+  Invocation invocation;
+  std::vector<std::string>& line = invocation.arguments;
+  line = {"checkpoint"};
+  AppendOption(line, "--image-path", args.image_path);
+  AppendOption(line, "--work-path", args.work_path);
+  AppendOption(line, "--parent-path", args.parent_path);
+  AppendFlag(line, args.open_tcp, "--tcp-established");
+  AppendFlag(line, args.external_unix_sockets, "--ext-unix-sk");
+  AppendFlag(line, args.terminal, "--shell-job");
+  AppendFlag(line, args.file_locks, "--file-locks");
+  for (const std::string& name : args.empty_namespaces) AppendOption(line, "--empty-ns", name);
+  AppendFlag(line, args.leave_running, "--leave-running");
+  line.push_back(config_.id);
+  co_return co_await Execute(std::move(invocation));
+}
+
+}  // namespace feather
