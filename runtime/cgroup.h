@@ -7,27 +7,39 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace feather {
 
 // The cgroup of a container, found by its init's /proc/<pid>/cgroup while it lives (the OCI runtime
-// alone interprets cgroupsPath).
+// alone interprets cgroupsPath). cgroups(7), proc(5).
 struct Cgroup {
   // statfs(/sys/fs/cgroup) says cgroup2. A hybrid host counts as cgroup1.
   bool unified = false;
   // cgroup2: absolute directory below /sys/fs/cgroup.
   std::string path;
-  // cgroup1: controller name ("memory", "pids", …) to absolute directory.
+  // cgroup1: controller name ("memory", "pids", …; "name=systemd") to absolute directory.
   absl::flat_hash_map<std::string, std::string> controllers;
 };
 
+// NotFound once the process has ended: on cgroup1 a zombie is shown in the root cgroup.
 absl::StatusOr<Cgroup> FindCgroup(pid_t pid);
 
-// Every pid in the cgroup and in those below it, in the shim's pid namespace.
+// FindCgroup's reading of /proc/<pid>/cgroup and /proc/self/mountinfo. A hierarchy that is not
+// mounted here, or of which the cgroup cannot be seen, is left out; NotFound if nothing is left.
+absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
+                                   absl::string_view mountinfo);
+
+// Every pid in the cgroup and in those below it, in the shim's pid namespace, ascending. What
+// vanishes meanwhile is passed over; NotFound if there is no such cgroup at all.
 absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup);
 
-// cgroup2: writes every controller of the root's cgroup.controllers into cgroup.subtree_control of
-// all ancestors of the container's cgroup, root first. Returns the last error.
+// cgroup2: enables every controller of the root's cgroup.controllers in cgroup.subtree_control of
+// all ancestors of the container's cgroup, root first. What is enabled already is not written
+// again. Returns the error of the last ancestor that could not be written, if none below it could
+// either.
 absl::Status EnableControllers(const Cgroup& cgroup);
+// The same with the mount point of cgroup2 elsewhere than at /sys/fs/cgroup.
+absl::Status EnableControllers(const std::string& mount_point, const std::string& path);
 
 }  // namespace feather

@@ -1,0 +1,246 @@
+#include "runtime/cgroup.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "runtime/base/file.h"
+#include "runtime/base/status.h"
+
+namespace feather {
+namespace {
+
+constexpr char kRoot[] = "/sys/fs/cgroup";
+
+using Fields = std::vector<absl::string_view>;
+
+// A mounted cgroup hierarchy.
+struct CgroupMount {
+  std::string root;  // the cgroup that is mounted
+  std::string point;
+  std::string options;  // of the super block: cgroup1's controllers
+  bool unified = false;
+};
+
+bool IsOctal(char c) { return c >= '0' && c <= '7'; }
+
+// mountinfo writes blanks and backslashes as \ooo.
+std::string Unescape(absl::string_view text) {
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    bool escape = text[i] == '\\' && i + 3 < text.size() && IsOctal(text[i + 1]) &&
+                  IsOctal(text[i + 2]) && IsOctal(text[i + 3]);
+    if (escape) {
+      int value = (text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0');
+      result.push_back(static_cast<char>(value & 0xff));
+      i += 3;
+    } else {
+      result.push_back(text[i]);
+    }
+  }
+  return result;
+}
+
+// id parent major:minor root point options optional… - type source super-options
+std::optional<CgroupMount> ParseMount(absl::string_view line) {
+  // A host has thousands of mounts, and few of these.
+  if (!absl::StrContains(line, " - cgroup")) return std::nullopt;
+  std::pair<absl::string_view, absl::string_view> halves =
+      absl::StrSplit(line, absl::MaxSplits(" - ", 1));
+  Fields left = absl::StrSplit(halves.first, ' ');
+  Fields right = absl::StrSplit(halves.second, ' ');
+  if (left.size() < 6 || right.size() < 3) return std::nullopt;
+  if (right[0] != "cgroup" && right[0] != "cgroup2") return std::nullopt;
+  return CgroupMount{Unescape(left[3]), Unescape(left[4]), std::string(right[2]),
+                     right[0] == "cgroup2"};
+}
+
+std::vector<CgroupMount> ParseMounts(absl::string_view mountinfo) {
+  std::vector<CgroupMount> mounts;
+  for (absl::string_view line : absl::StrSplit(mountinfo, '\n'))
+    if (std::optional<CgroupMount> mount = ParseMount(line)) mounts.push_back(*std::move(mount));
+  return mounts;
+}
+
+bool HasOption(const CgroupMount& mount, absl::string_view option) {
+  for (absl::string_view name : absl::StrSplit(mount.options, ','))
+    if (name == option) return true;
+  return false;
+}
+
+// Where `path`, from the root of the hierarchy, is in `mount`.
+std::optional<std::string> Locate(const CgroupMount& mount, absl::string_view path) {
+  // A cgroup outside of this process' cgroup namespace is shown as "/../x".
+  for (absl::string_view component : absl::StrSplit(path, '/'))
+    if (component == "..") return std::nullopt;
+  absl::string_view root = absl::StripSuffix(mount.root, "/");
+  if (!absl::ConsumePrefix(&path, root)) return std::nullopt;
+  if (!path.empty() && path[0] != '/') return std::nullopt;
+  return absl::StrCat(mount.point, absl::StripSuffix(path, "/"));
+}
+
+// The place of a cgroup1 controller's hierarchy; the standard one if it is mounted repeatedly.
+std::optional<std::string> LocateController(const std::vector<CgroupMount>& mounts,
+                                            absl::string_view controller, absl::string_view path) {
+  std::optional<std::string> found;
+  for (const CgroupMount& mount : mounts) {
+    if (mount.unified || !HasOption(mount, controller)) continue;
+    std::optional<std::string> place = Locate(mount, path);
+    if (!place) continue;
+    if (absl::StartsWith(mount.point, kRoot)) return place;
+    if (!found) found = std::move(place);
+  }
+  return found;
+}
+
+struct CloseDirectory {
+  void operator()(DIR* directory) const { closedir(directory); }
+};
+
+// Adds the pids of one cgroup, and the directories below it to `directories`.
+absl::Status CollectPids(const std::string& directory, std::vector<pid_t>& pids,
+                         std::vector<std::string>& directories) {
+  auto procs = ReadFile(absl::StrCat(directory, "/cgroup.procs"));
+  // A threaded cgroup2 answers EOPNOTSUPP: its processes are listed in the domain above it.
+  if (procs.ok()) {
+    for (absl::string_view line : absl::StrSplit(*procs, '\n', absl::SkipEmpty())) {
+      pid_t pid = 0;
+      // 0: a process of a pid namespace that cannot be seen from here.
+      if (absl::SimpleAtoi(line, &pid) && pid > 0) pids.push_back(pid);
+    }
+  }
+  std::unique_ptr<DIR, CloseDirectory> stream(opendir(directory.c_str()));
+  if (!stream) return ErrnoError(errno, absl::StrCat("open ", directory));
+  while (const dirent* entry = readdir(stream.get())) {
+    absl::string_view name = entry->d_name;
+    if (entry->d_type != DT_DIR || name == "." || name == "..") continue;
+    directories.push_back(absl::StrCat(directory, "/", name));
+  }
+  return absl::OkStatus();
+}
+
+// Any hierarchy knows all processes; runc's own list is that of `devices`.
+absl::StatusOr<std::string> Directory(const Cgroup& cgroup) {
+  if (cgroup.unified) return cgroup.path;
+  for (const char* name : {"devices", "pids", "memory", "freezer"})
+    if (auto it = cgroup.controllers.find(name); it != cgroup.controllers.end()) return it->second;
+  if (cgroup.controllers.empty()) return absl::NotFoundError("no cgroup");
+  return cgroup.controllers.begin()->second;
+}
+
+absl::Status EnableIn(const std::string& directory,
+                      const std::vector<absl::string_view>& controllers) {
+  std::string file = absl::StrCat(directory, "/cgroup.subtree_control");
+  auto text = ReadFile(file);
+  if (!text.ok()) return text.status();
+  absl::flat_hash_set<absl::string_view> enabled =
+      absl::StrSplit(*text, absl::ByAnyChar(" \n"), absl::SkipEmpty());
+  std::string wanted;
+  for (absl::string_view controller : controllers)
+    if (!enabled.contains(controller))
+      absl::StrAppend(&wanted, wanted.empty() ? "+" : " +", controller);
+  if (wanted.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(file, O_WRONLY));
+  return Annotate(WriteAll(fd.get(), wanted), absl::StrCat("write \"", wanted, "\" to ", file));
+}
+
+}  // namespace
+
+absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
+                                   absl::string_view mountinfo) {
+  std::vector<CgroupMount> mounts = ParseMounts(mountinfo);
+  Cgroup cgroup;
+  cgroup.unified = unified;
+  for (absl::string_view line : absl::StrSplit(proc_cgroup, '\n')) {
+    // id:controllers:path, and 0::path for cgroup2
+    Fields fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (fields.size() != 3) continue;
+    absl::string_view path = absl::StripSuffix(fields[2], " (deleted)");
+    if (!absl::StartsWith(path, "/")) continue;
+    if (unified && fields[0] == "0") {
+      for (const CgroupMount& mount : mounts) {
+        if (!mount.unified || mount.point != kRoot) continue;
+        if (std::optional<std::string> place = Locate(mount, path)) cgroup.path = *place;
+      }
+    } else if (!unified && !fields[1].empty()) {
+      for (absl::string_view controller : absl::StrSplit(fields[1], ','))
+        if (auto place = LocateController(mounts, controller, path))
+          cgroup.controllers[controller] = *place;
+    }
+  }
+  if (cgroup.path.empty() && cgroup.controllers.empty())
+    return absl::NotFoundError("no mounted cgroup of the process");
+  return cgroup;
+}
+
+absl::StatusOr<Cgroup> FindCgroup(pid_t pid) {
+  struct statfs info;
+  if (statfs(kRoot, &info) < 0) return ErrnoError(errno, kRoot);
+  bool unified = info.f_type == CGROUP2_SUPER_MAGIC;
+  ASSIGN_OR_RETURN(std::string mountinfo, ReadFile("/proc/self/mountinfo"));
+  ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat("/proc/", pid, "/cgroup")));
+  if (!unified) {
+    ASSIGN_OR_RETURN(std::string stat, ReadFile(absl::StrCat("/proc/", pid, "/stat")));
+    // pid (comm) state …, where comm may hold anything
+    size_t end = stat.rfind(") ");
+    char state = end == std::string::npos ? 'X' : stat[end + 2];
+    if (state == 'Z' || state == 'X')
+      return absl::NotFoundError(absl::StrCat("process ", pid, " has ended"));
+  }
+  return ParseCgroup(unified, text, mountinfo);
+}
+
+absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup) {
+  ASSIGN_OR_RETURN(std::string top, Directory(cgroup));
+  std::vector<pid_t> pids;
+  std::vector<std::string> directories;
+  RETURN_IF_ERROR(CollectPids(top, pids, directories));
+  while (!directories.empty()) {
+    std::string directory = std::move(directories.back());
+    directories.pop_back();
+    CollectPids(directory, pids, directories).IgnoreError();
+  }
+  // A process that forks or moves meanwhile may be seen twice.
+  std::sort(pids.begin(), pids.end());
+  pids.erase(std::unique(pids.begin(), pids.end()), pids.end());
+  return pids;
+}
+
+absl::Status EnableControllers(const std::string& mount_point, const std::string& path) {
+  absl::string_view relative = path;
+  if (!absl::ConsumePrefix(&relative, absl::StrCat(mount_point, "/"))) return absl::OkStatus();
+  ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat(mount_point, "/cgroup.controllers")));
+  std::vector<absl::string_view> controllers =
+      absl::StrSplit(text, absl::ByAnyChar(" \n"), absl::SkipEmpty());
+  std::vector<absl::string_view> components = absl::StrSplit(relative, '/', absl::SkipEmpty());
+  if (components.empty()) return absl::OkStatus();
+  components.pop_back();
+  std::string directory = mount_point;
+  absl::Status last = EnableIn(directory, controllers);
+  for (absl::string_view component : components) {
+    absl::StrAppend(&directory, "/", component);
+    last = EnableIn(directory, controllers);
+  }
+  return last;
+}
+
+absl::Status EnableControllers(const Cgroup& cgroup) {
+  if (!cgroup.unified) return absl::OkStatus();
+  return EnableControllers(kRoot, cgroup.path);
+}
+
+}  // namespace feather
