@@ -1,0 +1,237 @@
+// The cgroup1 back end on this machine's own memory controller.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/steady_timer.hpp>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "oom/watch.h"
+#include "runtime/base/file.h"
+#include "tests/support/memory_cgroup.h"
+
+namespace feather::oom {
+namespace {
+
+using test::EatMemory;
+using test::Member;
+using test::MemoryCgroup;
+using test::OpenDescriptors;
+using test::RunUntil;
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kLimit = 8 * kMiB;
+constexpr size_t kTooMuch = 64 * kMiB;
+
+class OomCgroup1 : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto root = test::Cgroup1MemoryRoot();
+    if (!root) GTEST_SKIP() << "no cgroup1 memory controller on this machine";
+    cgroup_.emplace(*root, absl::StrCat("feather-test-", getpid()));
+    cgroup_->Limit(kLimit);
+    // The loop's own descriptors, so that they are not taken for a watch's.
+    asio::steady_timer timer(io_, std::chrono::seconds(0));
+    timer.async_wait([](asio::error_code) {});
+    asio::posix::stream_descriptor descriptor(io_);
+    io_.run();
+  }
+
+  std::unique_ptr<Watch> StartWatch(std::optional<uint64_t> told = std::nullopt) {
+    auto watch = Watch::Start(
+        io_, false, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
+        told);
+    EXPECT_TRUE(watch.ok()) << watch.status();
+    return watch.ok() ? *std::move(watch) : nullptr;
+  }
+
+  // All that the loop has to do by now.
+  void Settle() {
+    io_.restart();
+    io_.poll();
+  }
+
+  void KillOne(const MemoryCgroup& cgroup) {
+    Member victim(cgroup, [] { EatMemory(kTooMuch); });
+    EXPECT_TRUE(victim.RunToItsKill());
+  }
+
+  asio::io_context io_{1};
+  std::optional<MemoryCgroup> cgroup_;
+  std::vector<uint64_t> kills_;
+};
+
+TEST_F(OomCgroup1, TellsAKillOfAChildOnceWhileItsInitLives) {
+  Member init(*cgroup_, [] { pause(); });
+  init.Go();
+  auto watch = StartWatch();
+  Member parent(*cgroup_, [] {
+    test::EatMemoryInAChild(kTooMuch);
+    pause();
+  });
+  parent.Go();
+  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+  watch->Read();
+  watch->Finish();
+  Settle();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomCgroup1, HasCountedAKillByTheTimeOfTheExit) {
+  auto watch = StartWatch();
+  for (uint64_t i = 1; i <= 20; ++i) {
+    KillOne(*cgroup_);
+    watch->Read();
+    ASSERT_EQ(kills_.size(), i);
+  }
+  watch->Finish();
+  Settle();
+  EXPECT_EQ(kills_.size(), 20u);
+}
+
+TEST_F(OomCgroup1, TellsNothingWhenTheCgroupIsRemovedThoughTheKernelSignalsIt) {
+  const auto before = OpenDescriptors();
+  auto watch = StartWatch();
+  // The kernel's signal, seen by an eventfd of the test's.
+  UniqueFd signal(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  auto control = OpenFile(cgroup_->path() + "/memory.oom_control", O_RDONLY);
+  ASSERT_TRUE(control.ok());
+  cgroup_->Write("cgroup.event_control", absl::StrCat(signal.get(), " ", control->get()));
+  ASSERT_TRUE(cgroup_->Remove());
+  uint64_t signals = 0;
+  EXPECT_TRUE(RunUntil(
+      io_, [&] { return read(signal.get(), &signals, sizeof signals) == sizeof signals; }));
+  signal.Reset();
+  control->Reset();
+  EXPECT_TRUE(RunUntil(io_, [&] { return OpenDescriptors() == before; }));
+  EXPECT_TRUE(kills_.empty());
+  watch->Read();
+  watch->Finish();
+  EXPECT_TRUE(kills_.empty());
+}
+
+TEST_F(OomCgroup1, TellsNothingWhenMemoryIsShortButNobodyIsKilled) {
+  cgroup_->Write("memory.oom_control", "1");
+  auto watch = StartWatch();
+  Member hungry(*cgroup_, [] { EatMemory(kTooMuch); });
+  hungry.Go();
+  EXPECT_TRUE(
+      RunUntil(io_, [this] { return cgroup_->Value("memory.oom_control", "under_oom") == 1; }));
+  hungry.Kill(SIGKILL);
+  hungry.Wait();
+  Settle();
+  watch->Finish();
+  Settle();
+  EXPECT_TRUE(kills_.empty());
+}
+
+TEST_F(OomCgroup1, TellsNothingWhenPageCacheIsReclaimedAtTheLimit) {
+  test::PageCache cache;
+  auto watch = StartWatch();
+  Member reader(*cgroup_, [&cache] { cache.Fill(); });
+  reader.Go();
+  EXPECT_EQ(reader.Wait(), 0);
+  EXPECT_GT(cgroup_->Value("memory.stat", "cache"), 0u);
+  // The limit with swap, where there is one, is charged first.
+  EXPECT_NE(cgroup_->Read("memory.failcnt") + cgroup_->Read("memory.memsw.failcnt"), "0\n0\n");
+  Settle();
+  watch->Finish();
+  EXPECT_TRUE(kills_.empty());
+}
+
+TEST_F(OomCgroup1, KillsBetweenTwoReadingsShareOneReport) {
+  auto watch = StartWatch();
+  KillOne(*cgroup_);
+  KillOne(*cgroup_);
+  watch->Read();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{2}));
+  Settle();
+  watch->Finish();
+  EXPECT_EQ(kills_.size(), 1u);
+}
+
+TEST_F(OomCgroup1, CountsCgroupsBelowAndKeepsTheCountWhenTheyAreRemoved) {
+  auto watch = StartWatch();
+  {
+    MemoryCgroup below(cgroup_->path(), "below");
+    below.Limit(kLimit / 2);
+    KillOne(below);
+    watch->Read();
+    EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+  }
+  watch->Read();
+  EXPECT_EQ(kills_.size(), 1u);
+  {
+    MemoryCgroup again(cgroup_->path(), "below");
+    again.Limit(kLimit / 2);
+    watch->Read();
+    EXPECT_EQ(kills_.size(), 1u);
+    KillOne(again);
+    watch->Finish();
+  }
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2}));
+}
+
+TEST_F(OomCgroup1, KeepsTheCountersAfterItsEndAndHoldsNoDescriptor) {
+  const auto before = OpenDescriptors();
+  auto watch = StartWatch();
+  KillOne(*cgroup_);
+  watch->Finish();
+  EXPECT_EQ(OpenDescriptors(), before);
+  ASSERT_TRUE(cgroup_->Remove());
+  watch->Finish();
+  watch->Read();
+  Settle();
+  EXPECT_EQ(watch->counters().oom_kill, 1u);
+  EXPECT_EQ(kills_.size(), 1u);
+}
+
+TEST_F(OomCgroup1, DoesNotTellTheKillsOfAnEarlierContainerInTheSameCgroup) {
+  KillOne(*cgroup_);
+  auto watch = StartWatch();
+  Settle();
+  watch->Read();
+  EXPECT_TRUE(kills_.empty());
+  KillOne(*cgroup_);
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{2}));
+}
+
+TEST_F(OomCgroup1, TellsWhatAnEarlierWatchHadNotToldButNotInsideStart) {
+  KillOne(*cgroup_);
+  auto watch = StartWatch(0);
+  EXPECT_TRUE(kills_.empty());
+  Settle();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomCgroup1, FailsToStartWithoutACgroupAndLeavesNothingOpen) {
+  const auto before = OpenDescriptors();
+  auto watch = Watch::Start(io_, false, cgroup_->path() + "/none", [](const Counters&) {});
+  EXPECT_EQ(watch.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(OpenDescriptors(), before);
+}
+
+TEST_F(OomCgroup1, ManyWatchesDestroyedOrFinishedLeaveNoDescriptor) {
+  const auto before = OpenDescriptors();
+  for (int round = 0; round < 10; ++round) {
+    std::vector<std::unique_ptr<Watch>> watches;
+    for (int i = 0; i < 20; ++i) watches.push_back(StartWatch());
+    if (round % 2 == 0) Settle();
+    for (auto& watch : watches)
+      if (round % 3 == 0) watch->Finish();
+    if (round % 3 == 1) Settle();
+  }
+  EXPECT_EQ(OpenDescriptors(), before);
+  Settle();
+  EXPECT_TRUE(kills_.empty());
+}
+
+}  // namespace
+}  // namespace feather::oom
