@@ -46,6 +46,7 @@ struct Plan {
   size_t move_count;
   int above;  // greater than every target
   bool die_with_parent;
+  bool new_process_group;
   pid_t parent;
 
   volatile int error;       // 0: exec succeeded
@@ -92,6 +93,7 @@ FEATHER_IN_CHILD void Execute(Plan& plan) {
       return;
     }
   }
+  if (plan.new_process_group && syscall(SYS_setpgid, 0, 0) < 0) return;
   if (!PlaceDescriptors(plan)) return;
   if (plan.working_directory != nullptr && syscall(SYS_chdir, plan.working_directory) < 0) {
     plan.directory = true;
@@ -207,6 +209,7 @@ absl::StatusOr<pid_t> SpawnProcess(const Command& command) {
   plan.move_count = moves.size();
   for (const Plan::Move& move : moves) plan.above = std::max(plan.above, move.target + 1);
   plan.die_with_parent = command.die_with_parent;
+  plan.new_process_group = command.new_process_group;
   plan.parent = getpid();
 
   pid_t pid = CloneAndWaitForExec(plan);

@@ -23,6 +23,8 @@ struct Command {
   std::string working_directory;
   // SIGKILL to the child when this process ends (PR_SET_PDEATHSIG).
   bool die_with_parent = true;
+  // A process group of its own; else the caller's.
+  bool new_process_group = false;
 };
 
 // This process' environment without NOTIFY_SOCKET, which is what an OCI runtime gets.
@@ -37,8 +39,7 @@ std::vector<std::string> InheritedEnvironment();
 // here. Out of processes, memory or descriptors: ResourceExhausted.
 //
 // In the child: every signal at its default and none blocked (also those the caller ignores,
-// SIGPIPE), PDEATHSIG set and the parent checked again, exactly the named descriptors. It stays in
-// the caller's process group.
+// SIGPIPE), PDEATHSIG set and the parent checked again, exactly the named descriptors.
 absl::StatusOr<pid_t> SpawnProcess(const Command& command);
 
 }  // namespace feather

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "absl/status/status.h"
+#include "shim/commands/flags.h"
+
+namespace feather {
+
+// What the executable does besides serving (shim/server.h). Each runs in a process of its own,
+// started by containerd in the bundle's directory, and ends soon; its answer goes to stdout, and
+// nothing else does: containerd reads stdout and stderr of `start` as one. An error is for the
+// caller to print and to exit with 1.
+
+// Finds or starts the server of the container's group and prints where it listens.
+absl::Status RunStart(const Flags& flags);
+
+// Cleans up after a server that is gone: deletes the container, unmounts its root file system,
+// removes the dead socket. Prints a containerd.task.v2.DeleteResponse.
+absl::Status RunDelete(const Flags& flags);
+
+// Prints a containerd.types.RuntimeInfo. `runtime`: this shim's name as containerd calls it.
+absl::Status RunInfo(const std::string& runtime);
+
+}  // namespace feather

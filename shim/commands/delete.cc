@@ -1,0 +1,124 @@
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <asio/io_context.hpp>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "proto/task.pb.h"
+#include "runtime/base/async.h"
+#include "runtime/base/file.h"
+#include "runtime/base/status.h"
+#include "runtime/bundle.h"
+#include "runtime/mount/mount.h"
+#include "runtime/oci_runtime.h"
+#include "runtime/reaper.h"
+#include "shim/commands/commands.h"
+#include "shim/commands/listener.h"
+#include "shim/commands/socket_name.h"
+#include "shim/options.h"
+
+namespace feather {
+namespace {
+
+// As killed by SIGKILL.
+constexpr uint32_t kExitStatus = 128 + SIGKILL;
+// containerd gives all of it 5 s.
+constexpr auto kLimit = std::chrono::milliseconds(4500);
+
+// containerd logs what comes out here as a warning, and goes on.
+void Warn(absl::string_view what, const absl::Status& status) {
+  if (status.ok()) return;
+  (void)WriteAll(STDERR_FILENO, absl::StrCat(what, ": ", status.message(), "\n")).ok();
+}
+
+absl::StatusOr<std::string> BundlePath(const Flags& flags) {
+  char* directory = getcwd(nullptr, 0);
+  if (directory == nullptr) return ErrnoError(errno, "getcwd");
+  std::string path(directory);
+  free(directory);
+  return absl::StrCat(path.substr(0, path.rfind('/')), "/", flags.id);
+}
+
+OciRuntime::Config RuntimeConfig(const Flags& flags, const std::string& bundle) {
+  absl::StatusOr<RuntimeOptions> read = ReadOptions(bundle);
+  Warn("read the runtime's options", read.status());
+  RuntimeOptions options = read.ok() ? *std::move(read) : RuntimeOptions();
+  OciRuntime::Config config;
+  config.binary = options.binary();
+  config.root = absl::StrCat(options.root.empty() ? kDefaultRuntimeRoot : options.root, "/",
+                             flags.name_space);
+  config.bundle = bundle;
+  config.id = flags.id;
+  // The runtime keeps the cgroup driver in its own state.
+  config.systemd_cgroup = false;
+  return config;
+}
+
+// Where the group's server listened, by its own word or by the rule.
+std::string ServerSocket(const Flags& flags, const std::string& bundle) {
+  absl::StatusOr<std::string> address = ReadFile(absl::StrCat(bundle, "/address"), size_t{4096});
+  absl::string_view path = address.ok() ? absl::StripAsciiWhitespace(*address) : "";
+  if (absl::ConsumePrefix(&path, "unix://")) return std::string(path);
+  absl::StatusOr<std::string> group = ReadGroupAnnotation(absl::StrCat(bundle, "/config.json"));
+  return SocketPath(kSocketDirectory, flags.address, flags.name_space,
+                    group.ok() && !group->empty() ? *group : flags.id);
+}
+
+uint32_t InitPid(const std::string& bundle) {
+  absl::StatusOr<std::string> text = ReadFile(absl::StrCat(bundle, "/init.pid"), size_t{64});
+  uint32_t pid = 0;
+  if (text.ok() && !absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &pid))
+    text = absl::InvalidArgumentError("not a number");
+  Warn("read init.pid", text.status());
+  return pid;
+}
+
+Async<> CleanUp(asio::io_context& io, Reaper& reaper, OciRuntime::Config config) {
+  std::string rootfs = absl::StrCat(config.bundle, "/rootfs");
+  OciRuntime runtime(reaper, std::move(config));
+  absl::Status deleted = co_await runtime.Delete(/*force=*/true);
+  Warn("delete the container", deleted);
+  absl::Status unmounted = co_await UnmountAll(reaper, rootfs);
+  Warn("unmount", unmounted);
+  io.stop();
+}
+
+}  // namespace
+
+absl::Status RunDelete(const Flags& flags) {
+  RETURN_IF_ERROR(ValidateId(flags.id));
+  ASSIGN_OR_RETURN(std::string bundle, BundlePath(flags));
+  // Inherits what the runtime leaves behind.
+  prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  // Not destroyed, since what does not finish in time still refers to them.
+  auto* io = new asio::io_context(1);
+  auto* reaper = new Reaper(*io);
+  Spawn(*io, CleanUp(*io, *reaper, RuntimeConfig(flags, bundle)));
+  io->run_for(kLimit);
+  if (!io->stopped()) Warn("clean up", absl::DeadlineExceededError("not finished in time"));
+  Warn("remove the socket", RemoveDeadSocket(ServerSocket(flags, bundle)));
+
+  containerd::task::v2::DeleteResponse response;
+  response.set_pid(InitPid(bundle));
+  response.set_exit_status(kExitStatus);
+  timespec now = absl::ToTimespec(absl::Now());
+  response.mutable_exited_at()->set_seconds(now.tv_sec);
+  response.mutable_exited_at()->set_nanos(static_cast<int32_t>(now.tv_nsec));
+  return WriteAll(STDOUT_FILENO, response.SerializeAsString());
+}
+
+}  // namespace feather

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/base/unique_fd.h"
+
+namespace feather {
+
+// The listening unix sockets of shims. A socket exists under its name only while it listens, but
+// for the moment between bind(2) and listen(2): during that its maker holds a shared lock on the
+// directory, so that nobody takes it for what a killed shim has left. Made 0600, in a directory
+// that is made 0700.
+
+// A socket that listens at `path`, or an invalid descriptor when another process serves there (a
+// busy one, with its backlog full, included). What a dead process left there is replaced.
+absl::StatusOr<UniqueFd> ListenOrFind(const std::string& path);
+
+// A socket that listens at `path`, whatever was there.
+absl::StatusOr<UniqueFd> ListenAnew(const std::string& path);
+
+// Removes the socket file at `path` if nobody listens there. Anything but a socket stays.
+absl::Status RemoveDeadSocket(const std::string& path);
+
+// The path that a socket of this process is bound to; empty for none.
+std::string BoundPath(int socket);
+
+}  // namespace feather

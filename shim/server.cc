@@ -1,0 +1,246 @@
+#include "shim/server.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <asio/io_context.hpp>
+#include <asio/signal_set.hpp>
+#include <asio/steady_timer.hpp>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/async.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/status.h"
+#include "runtime/reaper.h"
+#include "shim/commands/listener.h"
+#include "shim/publisher.h"
+#include "shim/rpc/method_table.h"
+#include "shim/task_service.h"
+#include "shim/ttrpc/server.h"
+#include "shim/version.h"
+
+namespace feather {
+namespace {
+
+constexpr int kListener = 3;
+constexpr int kDebugListener = 4;
+constexpr size_t kMaxGivenPath = 106;
+
+constexpr auto kIdleLimit = std::chrono::seconds(60);
+// containerd gives Shutdown 3 s.
+constexpr auto kDrainLimit = std::chrono::seconds(2);
+constexpr auto kDisconnectLimit = std::chrono::milliseconds(500);
+
+// A listening socket with its file, which it removes. The file may be another's by then: someone
+// who took this process for dead.
+class ListeningSocket {
+ public:
+  absl::Status Adopt(int fd) {
+    int listening = 0;
+    socklen_t size = sizeof listening;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0 || listening == 0)
+      return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, " is no listening socket"));
+    Take(UniqueFd(fd));
+    return absl::OkStatus();
+  }
+
+  absl::Status Listen(const std::string& path) {
+    if (path.size() > kMaxGivenPath)
+      return absl::InvalidArgumentError(
+          absl::StrCat("socket path is longer than ", kMaxGivenPath, " bytes: ", path));
+    ASSIGN_OR_RETURN(UniqueFd fd, ListenOrFind(path));
+    if (!fd) return absl::AlreadyExistsError(absl::StrCat("somebody listens at ", path));
+    Take(std::move(fd));
+    return absl::OkStatus();
+  }
+
+  UniqueFd Release() { return std::move(fd_); }
+
+  void RemoveFile() {
+    struct stat now;
+    if (!path_.empty() && lstat(path_.c_str(), &now) == 0 && now.st_dev == file_.st_dev &&
+        now.st_ino == file_.st_ino)
+      unlink(path_.c_str());
+    path_.clear();
+  }
+
+ private:
+  void Take(UniqueFd fd) {
+    fd_ = std::move(fd);
+    fcntl(fd_.get(), F_SETFD, FD_CLOEXEC);
+    path_ = BoundPath(fd_.get());
+    // A relative path would not survive chdir(2).
+    if (!path_.empty() && path_[0] != '/') {
+      if (char* directory = getcwd(nullptr, 0)) {
+        path_ = absl::StrCat(directory, "/", path_);
+        free(directory);
+      }
+    }
+    if (lstat(path_.c_str(), &file_) < 0) path_.clear();
+  }
+
+  UniqueFd fd_;
+  std::string path_;
+  struct stat file_ = {};
+};
+
+// The bundle's FIFO, as standard error too, for what a library or a sanitizer has to say. Reading
+// and writing: containerd may come and go, and a write never raises SIGPIPE.
+void OpenLog(const Flags& flags) {
+  SetLogLevel(flags.debug ? LogLevel::kDebug : LogLevel::kInfo);
+  SetLogCommonField("shim", flags.id);
+  absl::StatusOr<UniqueFd> fifo = OpenFile("log", O_RDWR | O_NONBLOCK | O_NOCTTY);
+  if (fifo.ok() && dup3(fifo->get(), STDERR_FILENO, O_CLOEXEC) == STDERR_FILENO)
+    SetLogSink(UniqueFd(STDERR_FILENO));
+}
+
+// A burst (a large config.json, many execs) goes back to the kernel when it is over.
+void LimitHeap() {
+  constexpr int kThreshold = 64 << 10;
+  mallopt(M_ARENA_MAX, 1);
+  mallopt(M_MMAP_THRESHOLD, kThreshold);
+  mallopt(M_TRIM_THRESHOLD, kThreshold);
+}
+
+std::string EventsAddress() {
+  const char* address = getenv("TTRPC_ADDRESS");
+  return address == nullptr ? "" : address;
+}
+
+class Shim {
+ public:
+  explicit Shim(const Flags& flags)
+      : flags_(flags),
+        signals_(io_),
+        idle_timer_(io_),
+        reaper_(io_),
+        publisher_(io_, EventsAddress(), flags.name_space),
+        service_(io_, reaper_, publisher_, {flags.name_space},
+                 [this] { BeginEnd(/*answer=*/true); }),
+        server_(io_, methods_) {
+    service_.Register(methods_);
+  }
+
+  absl::Status Listen() {
+    RETURN_IF_ERROR(flags_.socket.empty() ? socket_.Adopt(kListener)
+                                          : socket_.Listen(flags_.socket));
+    if (!flags_.debug_socket.empty()) return debug_socket_.Listen(flags_.debug_socket);
+    // Older shims' `start` passes none.
+    if (flags_.debug) (void)debug_socket_.Adopt(kDebugListener).ok();
+    return absl::OkStatus();
+  }
+
+  int Run() {
+    asio::error_code error;
+    for (int signal : {SIGTERM, SIGINT, SIGUSR1}) signals_.add(signal, error);
+    AwaitSignal();
+    server_.OnIdle([this] { EndWhenIdle(); });
+    EndWhenIdle();
+    server_.Serve(socket_.Release());
+    LogInfo("shim started", {{"version", kVersion}, {"pid", absl::StrCat(getpid())}});
+    while (true) {
+      try {
+        io_.run();
+        LogInfo("shim ended");
+        return 0;
+      } catch (const std::exception& exception) {
+        // A bug, but no reason to abandon the containers.
+        LogError("exception", {{"error", exception.what()}});
+      }
+    }
+  }
+
+ private:
+  void AwaitSignal() {
+    signals_.async_wait([this](const asio::error_code& error, int signal) {
+      if (error) return;
+      if (signal == SIGUSR1) {
+        LogInfo("state", {{"connections", absl::StrCat(server_.connections())},
+                          {"pending_events", absl::StrCat(publisher_.pending())},
+                          {"dropped_log_lines", absl::StrCat(DroppedLogLines())}});
+      } else {
+        LogInfo("signal received", {{"signal", absl::StrCat(signal)}});
+        BeginEnd(/*answer=*/false);
+      }
+      AwaitSignal();
+    });
+  }
+
+  bool idle() const { return server_.connections() == 0 && service_.idle(); }
+
+  void EndWhenIdle() {
+    if (ending_) return;
+    idle_timer_.expires_after(kIdleLimit);
+    idle_timer_.async_wait([this](const asio::error_code& error) {
+      if (error || !idle()) return;
+      LogInfo("no container and no connection", {});
+      BeginEnd(/*answer=*/false);
+    });
+  }
+
+  // `answer`: somebody is to be told first.
+  void BeginEnd(bool answer) {
+    socket_.RemoveFile();
+    debug_socket_.RemoveFile();
+    server_.Stop();
+    if (std::exchange(ending_, true)) return;
+    idle_timer_.cancel();
+    Spawn(io_, End(answer));
+  }
+
+  Async<> End(bool answer) {
+    co_await publisher_.Drain(kDrainLimit);
+    // Once it has the answer, containerd closes its connections.
+    auto deadline = Clock::now() + kDisconnectLimit;
+    while (answer && server_.connections() > 0 && Clock::now() < deadline)
+      co_await SleepFor(std::chrono::milliseconds(5));
+    co_await server_.Flush(kDisconnectLimit);
+    io_.stop();
+  }
+
+  const Flags& flags_;
+  asio::io_context io_{1};
+  asio::signal_set signals_;
+  asio::steady_timer idle_timer_;
+  Reaper reaper_;
+  Publisher publisher_;
+  TaskService service_;
+  rpc::MethodTable methods_;
+  ttrpc::Server server_;
+  ListeningSocket socket_;
+  ListeningSocket debug_socket_;
+  bool ending_ = false;
+};
+
+}  // namespace
+
+int RunServer(const Flags& flags) {
+  LimitHeap();
+  signal(SIGPIPE, SIG_IGN);
+  prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  OpenLog(flags);
+  // Not destroyed: what still waits in it would be in its own way, and the process ends anyway.
+  Shim* shim = new Shim(flags);
+  if (absl::Status status = shim->Listen(); !status.ok()) {
+    LogError("cannot serve", {{"error", std::string(status.message())}});
+    return 1;
+  }
+  // The bundle may go before this process does.
+  if (chdir("/") < 0) LogWarning("chdir /", {{"error", ErrnoText(errno)}});
+  return shim->Run();
+}
+
+}  // namespace feather

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "shim/commands/flags.h"
+
+namespace feather {
+
+// The server of a group of containers: what stays when `start` has answered. Spawned by `start` in
+// the bundle of the group's first container, with the listening socket as descriptor 3 (and, with
+// -debug, another as 4, kept for debugging tools), /dev/null on 0 to 2, a process group of its own
+// and containerd's environment, of which it reads TTRPC_ADDRESS.
+//
+// Serves until Shutdown came with no container left, until SIGTERM or SIGINT (containers go on
+// running; containerd then runs `delete` for them), or when for kIdleLimit it has had neither a
+// container nor a connection: a shim whose Create never came, or that containerd forgot to shut
+// down. It removes its socket before it stops to listen, so that no file is left behind that
+// nobody serves.
+//
+// The exit code.
+int RunServer(const Flags& flags);
+
+}  // namespace feather
