@@ -22,6 +22,7 @@
 namespace feather {
 namespace {
 
+constexpr char kFailed[] = " did not terminate successfully: exit status ";
 constexpr size_t kOutputKept = 64 << 10;
 // Read between two turns of the loop, and after the runtime's end, by when all it can have left is
 // one full pipe.
@@ -156,9 +157,8 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   if (invocation.started) invocation.started();
   co_await AwaitEnd(child);
   if (child->exit.status == 0) co_return absl::OkStatus();
-  co_return absl::UnknownError(absl::StrCat(config_.binary,
-                                            " did not terminate successfully: exit status ",
-                                            child->exit.status, separator, child->output));
+  co_return absl::UnknownError(
+      absl::StrCat(config_.binary, kFailed, child->exit.status, separator, child->output));
 }
 
 absl::Status OciRuntime::Explain(absl::string_view prefix, off_t log_end,
@@ -169,6 +169,13 @@ absl::Status OciRuntime::Explain(absl::string_view prefix, off_t log_end,
                                            logged.status().message(), "): ", status.message()));
   return absl::UnknownError(
       absl::StrCat(prefix, ": ", logged->empty() ? status.message() : absl::string_view(*logged)));
+}
+
+// runc says so; crun (1.8) complains of its missing state directory, whose place is runc's.
+bool OciRuntime::IsUnknownContainer(const absl::Status& status) const {
+  if (absl::StrContains(status.message(), "does not exist")) return true;
+  return absl::StrContains(status.message(), kFailed) &&
+         access(absl::StrCat(config_.root, "/", config_.id).c_str(), F_OK) < 0 && errno == ENOENT;
 }
 
 Async<absl::Status> OciRuntime::Run(std::string prefix, Invocation invocation) {
@@ -248,12 +255,13 @@ Async<absl::Status> OciRuntime::Kill(uint32_t signal, bool all) {
   absl::Status status = co_await Execute(std::move(invocation));
   if (status.ok()) co_return status;
   absl::string_view text = status.message();
+  // The last is crun's, "the container `x` is not running".
   if (absl::StrContains(text, "os: process already finished") ||
       absl::StrContains(text, "container not running") ||
-      absl::StrContains(absl::AsciiStrToLower(text), "no such process"))
+      absl::StrContains(absl::AsciiStrToLower(text), "no such process") ||
+      absl::StrContains(text, "` is not running"))
     co_return absl::NotFoundError("process already finished: not found");
-  if (absl::StrContains(text, "does not exist"))
-    co_return absl::NotFoundError("no such container: not found");
+  if (IsUnknownContainer(status)) co_return absl::NotFoundError("no such container: not found");
   co_return absl::UnknownError(absl::StrCat("unknown error after kill: ", text));
 }
 
@@ -264,8 +272,7 @@ Async<absl::Status> OciRuntime::Delete(bool force) {
   AppendFlag(invocation.arguments, force, "--force");
   invocation.arguments.push_back(config_.id);
   absl::Status status = co_await Execute(std::move(invocation));
-  if (status.ok() || absl::StrContains(status.message(), "does not exist"))
-    co_return absl::OkStatus();
+  if (status.ok() || IsUnknownContainer(status)) co_return absl::OkStatus();
   co_return Explain("failed to delete task", log_end, status);
 }
 

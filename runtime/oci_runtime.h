@@ -116,6 +116,7 @@ class OciRuntime {
   Async<absl::Status> Execute(Invocation invocation);
   // `status` with `prefix` and what the log says after `log_end`.
   absl::Status Explain(absl::string_view prefix, off_t log_end, const absl::Status& status) const;
+  bool IsUnknownContainer(const absl::Status& status) const;
   // Execute, explained.
   Async<absl::Status> Run(std::string prefix, Invocation invocation);
   Async<absl::Status> Run(std::string prefix, std::vector<std::string> arguments);
