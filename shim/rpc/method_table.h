@@ -30,12 +30,45 @@ struct CallContext {
 using Handler =
     std::function<Async<absl::StatusOr<std::string>>(CallContext context, std::string request)>;
 
+// The callee's end of a streaming call, whichever transport carries it.
+class ServerStream {
+ public:
+  virtual ~ServerStream() = default;
+  // The caller's next message, nullopt after its last one. A caller that does not stream sends
+  // exactly one. An error when the call's connection ended, its deadline passed, or the handler
+  // read too slowly.
+  virtual Async<absl::StatusOr<std::optional<std::string>>> Receive() = 0;
+  // Waits while the caller reads too slowly. An error when the connection ended.
+  virtual Async<absl::Status> Send(std::string message) = 0;
+};
+
+// A streaming method. What it returns ends the call: an error; or the one response, which is not
+// sent when the method streams responses.
+using StreamHandler = std::function<Async<absl::StatusOr<std::string>>(
+    CallContext context, std::shared_ptr<ServerStream> stream)>;
+
+// What a name stands for: `unary` or `stream` is set.
+struct Method {
+  Handler unary;
+  StreamHandler stream;
+  bool client_streams = false;
+  bool server_streams = false;
+};
+
 // Full method name ("/containerd.task.v3.Task/Create" is service "containerd.task.v3.Task", method
 // "Create") to handler. Filled before serving, constant afterwards.
 class MethodTable {
  public:
   void Add(absl::string_view service, absl::string_view method, Handler handler) {
-    services_[std::string(service)][std::string(method)] = std::move(handler);
+    Add(service, method, Method{.unary = std::move(handler), .stream = nullptr});
+  }
+  void AddStream(absl::string_view service, absl::string_view method, bool client_streams,
+                 bool server_streams, StreamHandler handler) {
+    Add(service, method,
+        Method{.unary = nullptr,
+               .stream = std::move(handler),
+               .client_streams = client_streams,
+               .server_streams = server_streams});
   }
 
   // For a coroutine from request message to absl::StatusOr<Response>.
@@ -57,17 +90,25 @@ class MethodTable {
         });
   }
 
-  // Null and which of the two is unknown: Unimplemented "service NAME" or "method NAME".
-  absl::StatusOr<const Handler*> Find(absl::string_view service, absl::string_view method) const {
+  // Or which of the two is unknown: Unimplemented "service NAME" or "method NAME". A call holds its
+  // method, so that it may outlive the table.
+  absl::StatusOr<std::shared_ptr<const Method>> Find(absl::string_view service,
+                                                     absl::string_view method) const {
     auto s = services_.find(std::string(service));
     if (s == services_.end()) return absl::UnimplementedError(absl::StrCat("service ", service));
     auto m = s->second.find(std::string(method));
     if (m == s->second.end()) return absl::UnimplementedError(absl::StrCat("method ", method));
-    return &m->second;
+    return m->second;
   }
 
  private:
-  absl::flat_hash_map<std::string, absl::flat_hash_map<std::string, Handler>> services_;
+  void Add(absl::string_view service, absl::string_view name, Method method) {
+    services_[std::string(service)][std::string(name)] =
+        std::make_shared<const Method>(std::move(method));
+  }
+
+  absl::flat_hash_map<std::string, absl::flat_hash_map<std::string, std::shared_ptr<const Method>>>
+      services_;
 };
 
 }  // namespace feather::rpc
