@@ -10,9 +10,10 @@ namespace feather::oom {
 
 // Decides which readings of the counters are reported: pure arithmetic, no descriptors.
 //
-// A group kill (memory.oom.group) raises oom_kill once for the first victim, then oom_group_kill,
-// then oom_kill for each other process of the group (mm/oom_kill.c, oom_kill_process), so that a
-// reading can fall between them and show one kill twice. Therefore an increase within
+// A group kill (memory.oom.group) raises oom_kill for the first victim, then oom_group_kill, then
+// oom_kill for each process of the group, the first victim again if it has not gone by then
+// (mm/oom_kill.c, oom_kill_process), so that a reading can fall between them and show one kill
+// twice. Therefore an increase within
 // kGroupWindow of a reported one is folded into it if oom_group_kill rose with either of the two.
 //
 // Errs: towards one report too few when an unrelated kill comes within the window of a group kill

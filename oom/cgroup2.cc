@@ -43,6 +43,7 @@ class State : public std::enable_shared_from_this<State> {
 
   void Begin() {
     if (parent_.is_open()) siblings_.Remember();
+    Populated();
     for (asio::posix::stream_descriptor* file : {&memory_, &cgroup_, &parent_})
       if (file->is_open()) Spawn(io_, Follow(shared_from_this(), file));
   }

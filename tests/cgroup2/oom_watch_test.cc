@@ -1,0 +1,359 @@
+// The cgroup2 back end on a real memory controller.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/steady_timer.hpp>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "oom/watch.h"
+#include "runtime/base/file.h"
+#include "tests/support/memory_cgroup.h"
+
+namespace feather::oom {
+namespace {
+
+using test::EatMemory;
+using test::Member;
+using test::MemoryCgroup;
+using test::OpenDescriptors;
+using test::RunUntil;
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kLimit = 4 * kMiB;
+constexpr size_t kTooMuch = 64 * kMiB;
+
+class OomWatch : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto root = test::Cgroup2MemoryRoot();
+    if (!root) GTEST_SKIP() << "no cgroup2 memory controller on this machine";
+    parent_.emplace(*root, absl::StrCat("feather-test-", getpid()));
+    Make("leaf");
+    // The loop's own descriptors, so that they are not taken for a watch's.
+    asio::steady_timer timer(io_, std::chrono::seconds(0));
+    timer.async_wait([](asio::error_code) {});
+    asio::posix::stream_descriptor descriptor(io_);
+    io_.run();
+  }
+
+  // The container's cgroup.
+  void Make(const char* name) {
+    cgroup_.emplace(parent_->path(), name);
+    cgroup_->Limit(kLimit);
+  }
+
+  std::unique_ptr<Watch> StartWatch(std::optional<uint64_t> told = std::nullopt) {
+    auto watch = Watch::Start(
+        io_, true, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
+        told);
+    EXPECT_TRUE(watch.ok()) << watch.status();
+    return watch.ok() ? *std::move(watch) : nullptr;
+  }
+
+  // All that the loop has to do by now.
+  void Settle() {
+    io_.restart();
+    io_.poll();
+  }
+
+  // For longer than the kernel delays a notification.
+  void RunForAWhile() {
+    io_.restart();
+    io_.run_for(std::chrono::milliseconds(100));
+  }
+
+  void KillOne(const MemoryCgroup& cgroup) {
+    Member victim(cgroup, [] { EatMemory(kTooMuch); });
+    EXPECT_TRUE(victim.RunToItsKill());
+  }
+
+  asio::io_context io_{1};
+  std::optional<MemoryCgroup> parent_;
+  std::optional<MemoryCgroup> cgroup_;
+  std::vector<uint64_t> kills_;
+};
+
+TEST_F(OomWatch, TellsTheKillOfTheInitOnceAndEndsWithIt) {
+  const auto before = OpenDescriptors();
+  {
+    Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+    auto inside = OpenDescriptors();
+    auto watch = StartWatch();
+    Settle();
+    init.Go();
+    // Without a call of Finish: `populated 0` alone must end it.
+    EXPECT_TRUE(RunUntil(io_, [&] { return OpenDescriptors() == inside; }));
+    EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+    watch->Finish();
+    RunForAWhile();
+    EXPECT_EQ(kills_.size(), 1u);
+    EXPECT_EQ(watch->counters().oom_kill, 1u);
+  }
+  EXPECT_EQ(OpenDescriptors(), before);
+}
+
+TEST_F(OomWatch, TellsTheKillOfAChildAtOnceWhileTheInitLives) {
+  Member init(*cgroup_, [] { pause(); });
+  init.Go();
+  auto watch = StartWatch();
+  Settle();
+  for (uint64_t i = 1; i <= 3; ++i) {
+    Member exec(*cgroup_, [] {
+      test::EatMemoryInAChild(kTooMuch);
+      pause();
+    });
+    exec.Go();
+    EXPECT_TRUE(RunUntil(io_, [&] { return kills_.size() >= i; }));
+  }
+  RunForAWhile();
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2, 3}));
+}
+
+TEST_F(OomWatch, HasCountedAKillByTheTimeOfTheExit) {
+  Member init(*cgroup_, [] { pause(); });
+  auto watch = StartWatch();
+  for (uint64_t i = 1; i <= 10; ++i) {
+    KillOne(*cgroup_);
+    watch->Read();
+    ASSERT_EQ(kills_.size(), i);
+  }
+  RunForAWhile();
+  EXPECT_EQ(kills_.size(), 10u);
+}
+
+TEST_F(OomWatch, TellsAKillInACgroupBelow) {
+  MemoryCgroup below(cgroup_->path(), "below");
+  below.Limit(kLimit / 2);
+  Member init(below, [] { pause(); });
+  init.Go();
+  auto watch = StartWatch();
+  Member victim(below, [] { EatMemory(kTooMuch); });
+  victim.Go();
+  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+  victim.Wait();
+  init.Kill(SIGKILL);
+  init.Wait();
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomWatch, TellsAKillByThePodsLimitToTheVictimOnly) {
+  parent_->Limit(kLimit);
+  cgroup_->Write("memory.max", "max");
+  MemoryCgroup other(parent_->path(), "other");
+  Member idle(other, [] { pause(); });
+  auto watch = StartWatch();
+  int others = 0;
+  auto second = Watch::Start(io_, true, other.path(), [&others](const Counters&) { ++others; });
+  ASSERT_TRUE(second.ok());
+  Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
+  victim.Go();
+  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+  victim.Wait();
+  RunForAWhile();
+  watch->Finish();
+  (*second)->Finish();
+  EXPECT_EQ(kills_.size(), 1u);
+  EXPECT_EQ(others, 0);
+}
+
+TEST_F(OomWatch, TellsNothingWhenMaxAndHighAreReachedWithoutAKill) {
+  test::PageCache cache;
+  cgroup_->Limit(4 * kMiB);
+  Member init(*cgroup_, [] { pause(); });
+  auto watch = StartWatch();
+  Settle();
+  Member reader(*cgroup_, [&cache] { cache.Fill(); });
+  reader.Go();
+  EXPECT_EQ(reader.Wait(), 0);
+  EXPECT_GT(cgroup_->Value("memory.events", "max"), 0u);
+  cgroup_->Write("memory.high", absl::StrCat(2 * kMiB));
+  Member second(*cgroup_, [&cache] { cache.Fill(); });
+  second.Go();
+  EXPECT_EQ(second.Wait(), 0);
+  EXPECT_GT(cgroup_->Value("memory.events", "high"), 0u);
+  RunForAWhile();
+  watch->Finish();
+  EXPECT_TRUE(kills_.empty());
+  EXPECT_GT(watch->counters().max, 0u);
+  EXPECT_GT(watch->counters().high, 0u);
+}
+
+TEST_F(OomWatch, TellsAGroupKillOnceThoughTheKernelCountsEachProcess) {
+  cgroup_->Write("memory.oom.group", "1");
+  for (int round = 0; round < 3; ++round) {
+    kills_.clear();
+    auto watch = StartWatch();
+    std::vector<std::unique_ptr<Member>> members;
+    for (int i = 0; i < 10; ++i)
+      members.push_back(std::make_unique<Member>(*cgroup_, [] { pause(); }));
+    Settle();
+    Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
+    victim.Go();
+    EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+    for (auto& member : members) {
+      member->Wait();
+      watch->Read();
+    }
+    victim.Wait();
+    RunForAWhile();
+    watch->Finish();
+    EXPECT_EQ(kills_.size(), 1u);
+    EXPECT_GE(watch->counters().oom_kill, 11u * static_cast<uint64_t>(round + 1));
+  }
+}
+
+TEST_F(OomWatch, ANormalExitTellsNothingAndEndsTheWatch) {
+  Member init(*cgroup_, [] {});
+  const auto before = OpenDescriptors();
+  auto watch = StartWatch();
+  EXPECT_NE(OpenDescriptors(), before);
+  init.Go();
+  EXPECT_TRUE(RunUntil(io_, [&] { return OpenDescriptors() == before; }));
+  EXPECT_TRUE(kills_.empty());
+}
+
+TEST_F(OomWatch, FinishAfterTheRemovalOfTheCgroupTellsNothing) {
+  const auto before = OpenDescriptors();
+  auto watch = StartWatch();
+  Settle();
+  ASSERT_TRUE(cgroup_->Remove());
+  watch->Finish();
+  Settle();
+  EXPECT_TRUE(kills_.empty());
+  EXPECT_EQ(OpenDescriptors(), before);
+}
+
+TEST_F(OomWatch, FailsToStartWithoutACgroupAndLeavesNothingOpen) {
+  const auto before = OpenDescriptors();
+  auto watch = Watch::Start(io_, true, cgroup_->path() + "/none", [](const Counters&) {});
+  EXPECT_EQ(watch.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(OpenDescriptors(), before);
+}
+
+TEST_F(OomWatch, DoesNotTellEarlierKillsUnlessAskedTo) {
+  KillOne(*cgroup_);
+  Member init(*cgroup_, [] { pause(); });
+  auto watch = StartWatch();
+  RunForAWhile();
+  watch->Finish();
+  EXPECT_TRUE(kills_.empty());
+  auto asked = StartWatch(0);
+  EXPECT_TRUE(kills_.empty());
+  Settle();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomWatch, TwoHundredContainersLeaveNoDescriptorAndNeverAnInotifyInstance) {
+  // Cgroups' notifications must not need what others use up.
+  const std::string limit = "/proc/sys/fs/inotify/max_user_instances";
+  auto allowed = ReadFile(limit);
+  ASSERT_TRUE(allowed.ok());
+  ASSERT_TRUE(WriteFile(limit, "0", 0).ok());
+  const auto before = OpenDescriptors();
+  for (int i = 0; i < 200; ++i) {
+    MemoryCgroup container(parent_->path(), absl::StrCat("container", i));
+    container.Limit(kLimit);
+    int told = 0;
+    auto watch = Watch::Start(io_, true, container.path(), [&told](const Counters&) { ++told; });
+    ASSERT_TRUE(watch.ok()) << watch.status();
+    Settle();
+    const bool killed = i % 10 == 0;
+    if (killed) KillOne(container);
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code ignored;
+      EXPECT_FALSE(
+          absl::StrContains(std::filesystem::read_symlink(entry, ignored).string(), "inotify"));
+    }
+    if (i % 3 == 0) (*watch)->Finish();
+    if (i % 3 == 1) (*watch)->Read();
+    if (killed) {
+      EXPECT_TRUE(RunUntil(io_, [&told] { return told == 1; }));
+    }
+    EXPECT_EQ(told, killed ? 1 : 0);
+  }
+  Settle();
+  EXPECT_EQ(OpenDescriptors(), before);
+  EXPECT_TRUE(WriteFile(limit, *allowed, 0).ok());
+}
+
+// systemd removes a scope when it is empty, here before the watch has read again.
+class OomScope : public OomWatch {
+ protected:
+  void SetUp() override {
+    OomWatch::SetUp();
+    if (IsSkipped()) return;
+    ASSERT_TRUE(cgroup_->Remove());
+    Make("container.scope");
+    watch_ = StartWatch();
+    Settle();
+  }
+
+  std::unique_ptr<Watch> watch_;
+};
+
+TEST_F(OomScope, TellsTheKillOfAScopeThatIsGoneByItsParentsCount) {
+  KillOne(*cgroup_);
+  ASSERT_TRUE(cgroup_->Remove());
+  watch_->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+  RunForAWhile();
+  EXPECT_EQ(kills_.size(), 1u);
+}
+
+TEST_F(OomScope, DoesNotTellAgainWhatItHasReadAlready) {
+  KillOne(*cgroup_);
+  watch_->Read();
+  EXPECT_EQ(kills_.size(), 1u);
+  ASSERT_TRUE(cgroup_->Remove());
+  watch_->Finish();
+  EXPECT_EQ(kills_.size(), 1u);
+}
+
+TEST_F(OomScope, TellsTheKillsOfSiblingsFromItsOwn) {
+  MemoryCgroup sibling(parent_->path(), "sibling.scope");
+  sibling.Limit(kLimit);
+  KillOne(sibling);
+  ASSERT_TRUE(cgroup_->Remove());
+  watch_->Finish();
+  EXPECT_TRUE(kills_.empty());
+}
+
+TEST_F(OomScope, TellsNothingWhenASiblingThatIsGoneMayHaveBeenTheVictim) {
+  {
+    MemoryCgroup sibling(parent_->path(), "sibling.scope");
+    sibling.Limit(kLimit);
+    KillOne(*cgroup_);
+    watch_->Read();
+    EXPECT_EQ(kills_.size(), 1u);
+    KillOne(sibling);
+  }
+  ASSERT_TRUE(cgroup_->Remove());
+  watch_->Finish();
+  EXPECT_EQ(kills_.size(), 1u);
+}
+
+TEST_F(OomScope, AForeignKillThatIsSeenInTimeIsNotTakenForItsOwnLater) {
+  {
+    MemoryCgroup sibling(parent_->path(), "brief.scope");
+    sibling.Limit(kLimit);
+    KillOne(sibling);
+  }
+  // The loop turns: the parent's file wakes the watch while its own cgroup still answers.
+  RunForAWhile();
+  ASSERT_TRUE(cgroup_->Remove());
+  watch_->Finish();
+  EXPECT_TRUE(kills_.empty());
+}
+
+}  // namespace
+}  // namespace feather::oom
