@@ -1,0 +1,210 @@
+#include "runtime/cgroup.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
+#include "tests/support/shim_bundle.h"
+
+namespace feather {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
+
+constexpr char kHybridMounts[] =
+    "23 1 0:20 / / rw,relatime - ext4 /dev/vda rw\n"
+    "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n"
+    "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+    "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+    "40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd\n"
+    "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+constexpr char kUnifiedMounts[] =
+    "23 1 0:20 / / rw,relatime - ext4 /dev/vda rw\n"
+    "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+TEST(ParseCgroup, TakesEveryMountedControllerOfAHybridHost) {
+  auto cgroup = ParseCgroup(false,
+                            "9:name=systemd:/\n8:pids:/a\n4:memory:/kubepods/pod:1/c\n"
+                            "2:cpu,cpuacct:/b\n0::/ignored\n",
+                            kHybridMounts);
+  ASSERT_TRUE(cgroup.ok()) << cgroup.status();
+  EXPECT_FALSE(cgroup->unified);
+  EXPECT_EQ(cgroup->path, "");
+  EXPECT_THAT(cgroup->controllers,
+              UnorderedElementsAre(Pair("name=systemd", "/sys/fs/cgroup/systemd"),
+                                   Pair("memory", "/sys/fs/cgroup/memory/kubepods/pod:1/c"),
+                                   Pair("cpu", "/sys/fs/cgroup/cpu,cpuacct/b"),
+                                   Pair("cpuacct", "/sys/fs/cgroup/cpu,cpuacct/b")));
+}
+
+TEST(ParseCgroup, TakesTheOnePathOfAUnifiedHost) {
+  auto cgroup =
+      ParseCgroup(true, "1:name=systemd:/x\n0::/kubepods.slice/c.scope\n", kUnifiedMounts);
+  ASSERT_TRUE(cgroup.ok()) << cgroup.status();
+  EXPECT_TRUE(cgroup->unified);
+  EXPECT_EQ(cgroup->path, "/sys/fs/cgroup/kubepods.slice/c.scope");
+  EXPECT_TRUE(cgroup->controllers.empty());
+}
+
+TEST(ParseCgroup, TakesWhatCoversTheRest) {
+  auto cgroup = ParseCgroup(
+      true, "0::/c\n",
+      absl::StrCat(kHybridMounts, "50 31 0:38 /c /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"));
+  ASSERT_TRUE(cgroup.ok()) << cgroup.status();
+  EXPECT_EQ(cgroup->path, "/sys/fs/cgroup");
+}
+
+TEST(ParseCgroup, CountsFromTheCgroupThatIsMounted) {
+  const char mounts[] =
+      "35 31 0:32 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+      "36 31 0:33 /docker/x /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
+  auto cgroup = ParseCgroup(false, "2:pids:/docker/xy\n1:memory:/docker/x/c\n", mounts);
+  ASSERT_TRUE(cgroup.ok()) << cgroup.status();
+  EXPECT_THAT(cgroup->controllers, ElementsAre(Pair("memory", "/sys/fs/cgroup/memory/c")));
+}
+
+TEST(ParseCgroup, PrefersTheUsualPlaceOfARepeatedMount) {
+  const char mounts[] =
+      "35 31 0:32 / /mnt/with\\040blank rw - cgroup cgroup rw,memory\n"
+      "36 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+      "37 31 0:33 / /mnt/with\\040blank rw - cgroup cgroup rw,pids\n";
+  auto cgroup = ParseCgroup(false, "1:memory:/c\n2:pids:/c\n", mounts);
+  ASSERT_TRUE(cgroup.ok()) << cgroup.status();
+  EXPECT_THAT(cgroup->controllers, UnorderedElementsAre(Pair("memory", "/sys/fs/cgroup/memory/c"),
+                                                        Pair("pids", "/mnt/with blank/c")));
+}
+
+TEST(ParseCgroup, KnowsNothingOfCgroupsThatCannotBeSeen) {
+  for (const char* text : {"0::/../other\n", "0::/a/../b\n", "0::relative\n", "", "garbage\n::\n"})
+    EXPECT_TRUE(absl::IsNotFound(ParseCgroup(true, text, kUnifiedMounts).status())) << text;
+  EXPECT_TRUE(absl::IsNotFound(ParseCgroup(false, "4:memory:/c\n", kUnifiedMounts).status()));
+  EXPECT_TRUE(absl::IsNotFound(ParseCgroup(true, "0::/c\n", "1 2 - cgroup2 x y\n").status()));
+}
+
+TEST(ParseCgroup, StripsTheMarkOfARemovedCgroup) {
+  auto cgroup = ParseCgroup(true, "0::/c (deleted)\n", kUnifiedMounts);
+  ASSERT_TRUE(cgroup.ok()) << cgroup.status();
+  EXPECT_EQ(cgroup->path, "/sys/fs/cgroup/c");
+}
+
+TEST(FindCgroup, FindsThatOfThisProcess) {
+  auto cgroup = FindCgroup(getpid());
+  if (!cgroup.ok()) GTEST_SKIP() << "no cgroups here: " << cgroup.status();
+  auto pids = CgroupPids(*cgroup);
+  ASSERT_TRUE(pids.ok()) << pids.status();
+  EXPECT_THAT(*pids, ::testing::Contains(getpid()));
+}
+
+TEST(FindCgroup, IsNotFoundOnceTheProcessHasEnded) {
+  pid_t pid = fork();
+  if (pid == 0) _exit(0);
+  siginfo_t info = {};
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT), 0);
+  auto zombie = FindCgroup(pid);
+  // cgroup2 still tells where a zombie was.
+  EXPECT_TRUE(absl::IsNotFound(zombie.status()) || (zombie.ok() && zombie->unified));
+  ASSERT_EQ(waitpid(pid, nullptr, 0), pid);
+  EXPECT_FALSE(FindCgroup(pid).ok());
+}
+
+// A cgroup tree of plain files.
+class FakeTreeTest : public ::testing::Test {
+ protected:
+  std::string Path(const std::string& name) const {
+    return absl::StrCat(directory_.path(), name.empty() ? "" : "/", name);
+  }
+  void Add(const std::string& name, const std::string& text) {
+    std::filesystem::create_directories(std::filesystem::path(Path(name)).parent_path());
+    ASSERT_TRUE(WriteFile(Path(name), text, 0644).ok());
+  }
+  std::string Read(const std::string& name) const { return *ReadFile(Path(name)); }
+
+  test::TestDirectory directory_;
+};
+
+using CgroupPidsTest = FakeTreeTest;
+
+TEST_F(CgroupPidsTest, ListsThoseBelowToo) {
+  Add("c/cgroup.procs", "30\n10\n10\n0\n");
+  Add("c/a/cgroup.procs", "20\n");
+  Add("c/a/b/cgroup.procs", "40\n");
+  Add("c/empty/cgroup.procs", "");
+  Add("other/cgroup.procs", "99\n");
+  Cgroup cgroup;
+  cgroup.unified = true;
+  cgroup.path = Path("c");
+  EXPECT_THAT(*CgroupPids(cgroup), ElementsAre(10, 20, 30, 40));
+}
+
+TEST_F(CgroupPidsTest, PassesOverWhatItCannotRead) {
+  Add("c/cgroup.procs", "30\nnonsense\n-4\n99999999999999\n");
+  // As of a cgroup that has vanished, and of a threaded one.
+  std::filesystem::create_directories(Path("c/vanished"));
+  std::filesystem::create_directories(Path("c/threaded/cgroup.procs"));
+  Cgroup cgroup;
+  cgroup.unified = true;
+  cgroup.path = Path("c");
+  EXPECT_THAT(*CgroupPids(cgroup), ElementsAre(30));
+}
+
+TEST_F(CgroupPidsTest, AsksOneHierarchyOfCgroup1) {
+  Add("devices/cgroup.procs", "1\n");
+  Add("memory/cgroup.procs", "2\n");
+  Cgroup cgroup;
+  cgroup.controllers = {{"devices", Path("devices")}, {"memory", Path("memory")}};
+  EXPECT_THAT(*CgroupPids(cgroup), ElementsAre(1));
+  cgroup.controllers.erase("devices");
+  EXPECT_THAT(*CgroupPids(cgroup), ElementsAre(2));
+}
+
+TEST_F(CgroupPidsTest, IsNotFoundWithoutACgroup) {
+  Cgroup cgroup;
+  EXPECT_TRUE(absl::IsNotFound(CgroupPids(cgroup).status()));
+  cgroup.unified = true;
+  cgroup.path = Path("none");
+  EXPECT_TRUE(absl::IsNotFound(CgroupPids(cgroup).status()));
+}
+
+using EnableControllersTest = FakeTreeTest;
+
+TEST_F(EnableControllersTest, WritesWhatIsMissingInEveryAncestor) {
+  Add("cgroup.controllers", "cpu io memory pids\n");
+  Add("cgroup.subtree_control", "cpu io memory pids\n");
+  Add("a/cgroup.subtree_control", "");
+  Add("a/b/cgroup.subtree_control", "memory\n");
+  Add("a/b/c/cgroup.subtree_control", "");
+  absl::Status status = EnableControllers(directory_.path(), Path("a/b/c"));
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Read("cgroup.subtree_control"), "cpu io memory pids\n");
+  EXPECT_EQ(Read("a/cgroup.subtree_control"), "+cpu +io +memory +pids");
+  // The kernel's file takes commands: a plain one is written over from its start.
+  EXPECT_EQ(Read("a/b/cgroup.subtree_control"), "+cpu +io +pids");
+  EXPECT_EQ(Read("a/b/c/cgroup.subtree_control"), "");
+}
+
+TEST_F(EnableControllersTest, ReportsOnlyTheErrorThatMatters) {
+  Add("cgroup.controllers", "memory\n");
+  Add("a/b/cgroup.subtree_control", "");
+  // Of the root and of `a`, which lack the file, nothing is heard once `b` has taken it.
+  EXPECT_TRUE(EnableControllers(directory_.path(), Path("a/b/c")).ok());
+  EXPECT_FALSE(EnableControllers(directory_.path(), Path("a/c")).ok());
+}
+
+TEST_F(EnableControllersTest, HasNothingToDoOutsideOfTheTree) {
+  EXPECT_TRUE(EnableControllers(directory_.path(), "/elsewhere/c").ok());
+  Add("cgroup.controllers", "memory\n");
+  EXPECT_TRUE(EnableControllers(directory_.path(), directory_.path() + "/").ok());
+  EXPECT_TRUE(EnableControllers(Cgroup()).ok());
+}
+
+}  // namespace
+}  // namespace feather
