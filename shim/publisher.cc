@@ -1,1 +1,180 @@
 #include "shim/publisher.h"
+
+#include <algorithm>
+#include <list>
+#include <utility>
+
+#include "proto/ttrpc_events.pb.h"
+#include "runtime/base/log.h"
+#include "shim/ttrpc/client.h"
+
+namespace feather {
+namespace {
+
+constexpr Clock::duration kFirstPause = std::chrono::milliseconds(10);
+constexpr Clock::duration kLastPause = std::chrono::seconds(1);
+// An unanswered call is given up after this, then after twice as long: a stopped containerd handles
+// every repetition once it continues, so there should be few.
+constexpr Clock::duration kFirstTimeout = std::chrono::seconds(5);
+constexpr Clock::duration kLastTimeout = std::chrono::seconds(60);
+
+bool NeverDropped(absl::string_view type) {
+  return type == "containerd.events.TaskExit" || type == "containerd.events.TaskOOM" ||
+         type == "containerd.events.TaskDelete";
+}
+
+std::string ForwardRequest(const std::string& name_space, absl::string_view topic,
+                           absl::string_view type, std::string event, absl::Time at) {
+  containerd::services::events::ttrpc::v1::ForwardRequest request;
+  containerd::types::Envelope& envelope = *request.mutable_envelope();
+  timespec time = absl::ToTimespec(at);
+  envelope.mutable_timestamp()->set_seconds(time.tv_sec);
+  envelope.mutable_timestamp()->set_nanos(static_cast<int32_t>(time.tv_nsec));
+  envelope.set_namespace_(name_space);
+  envelope.set_topic(std::string(topic));
+  envelope.mutable_event()->set_type_url(std::string(type));
+  envelope.mutable_event()->set_value(std::move(event));
+  return request.SerializeAsString();
+}
+
+}  // namespace
+
+struct Publisher::Impl {
+  struct Item {
+    std::string topic;
+    std::string request;
+    bool droppable;
+  };
+  enum class Outcome { kAnswered, kUnreachable, kTimedOut };
+
+  Impl(asio::io_context& context, std::string to, std::string ns)
+      : io(context), address(std::move(to)), name_space(std::move(ns)) {}
+
+  void MakeRoom();
+  static Async<> Send(std::shared_ptr<Impl> self);
+  static Async<Outcome> SendFirst(std::shared_ptr<Impl> self, Clock::duration timeout);
+
+  asio::io_context& io;
+  std::string address;
+  std::string name_space;
+  std::list<Item> queue;
+  size_t droppable = 0;
+  // The first item is being sent, and stays.
+  bool in_flight = false;
+  bool sending = false;
+  Event stopped;
+  std::shared_ptr<ttrpc::Client> client;
+  std::shared_ptr<Event> empty;  // while somebody drains
+};
+
+// Drops the oldest droppable event, if there is one beside the event in flight.
+void Publisher::Impl::MakeRoom() {
+  auto begin = queue.begin();
+  if (in_flight && begin != queue.end()) ++begin;
+  auto oldest = droppable == 0 ? queue.end()
+                               : std::find_if(begin, queue.end(),
+                                              [](const Item& item) { return item.droppable; });
+  if (oldest == queue.end()) return;
+  LogWarning("event dropped: containerd has been away too long", {{"topic", oldest->topic}});
+  --droppable;
+  queue.erase(oldest);
+}
+
+Async<Publisher::Impl::Outcome> Publisher::Impl::SendFirst(std::shared_ptr<Impl> self,
+                                                           Clock::duration timeout) {
+  if (!self->client || self->client->closed()) {
+    absl::StatusOr<std::shared_ptr<ttrpc::Client>> connected =
+        co_await ttrpc::Client::Connect(self->io, self->address);
+    if (!connected.ok()) {
+      LogDebug("containerd does not take events", {{"error", connected.status().ToString()}});
+      co_return Outcome::kUnreachable;
+    }
+    if (self->stopped.set()) co_return Outcome::kUnreachable;
+    self->client = *std::move(connected);
+  }
+  std::shared_ptr<ttrpc::Client> client = self->client;
+  ttrpc::Client::Metadata metadata;
+  metadata.emplace_back("containerd-namespace-ttrpc", self->name_space);
+  std::string request = self->queue.front().request;
+  absl::StatusOr<std::string> answer =
+      co_await client->Call("containerd.services.events.ttrpc.v1.Events", "Forward",
+                            std::move(request), timeout, std::move(metadata));
+  if (answer.ok()) co_return Outcome::kAnswered;
+  bool timed_out = absl::IsDeadlineExceeded(answer.status());
+  if (!timed_out && !absl::IsUnavailable(answer.status())) {
+    LogError("containerd refused an event",
+             {{"topic", self->queue.front().topic}, {"error", answer.status().ToString()}});
+    co_return Outcome::kAnswered;
+  }
+  client->Close();
+  self->client = nullptr;
+  co_return timed_out ? Outcome::kTimedOut : Outcome::kUnreachable;
+}
+
+// Runs while there are events.
+Async<> Publisher::Impl::Send(std::shared_ptr<Impl> self) {
+  Clock::duration pause = kFirstPause;
+  Clock::duration timeout = kFirstTimeout;
+  while (!self->queue.empty() && !self->stopped.set()) {
+    self->in_flight = true;
+    Outcome outcome = co_await SendFirst(self, timeout);
+    self->in_flight = false;
+    if (outcome == Outcome::kAnswered) {
+      if (self->queue.front().droppable) --self->droppable;
+      self->queue.pop_front();
+      pause = kFirstPause;
+      timeout = kFirstTimeout;
+      continue;
+    }
+    if (pause == kFirstPause)
+      LogWarning("containerd is away; events wait",
+                 {{"pending", std::to_string(self->queue.size())}});
+    if (outcome == Outcome::kTimedOut) timeout = std::min(timeout * 2, kLastTimeout);
+    co_await self->stopped.WaitUntil(Clock::now() + pause);
+    pause = std::min(pause * 2, kLastPause);
+  }
+  self->sending = false;
+  if (self->empty && self->queue.empty()) std::exchange(self->empty, nullptr)->Set();
+}
+
+Publisher::Publisher(asio::io_context& io, std::string address, std::string name_space)
+    : impl_(std::make_shared<Impl>(io, std::move(address), std::move(name_space))) {}
+
+Publisher::~Publisher() {
+  impl_->stopped.Set();
+  if (impl_->client) impl_->client->Close();
+}
+
+void Publisher::Publish(absl::string_view topic, absl::string_view type, std::string event,
+                        absl::Time at) {
+  if (impl_->address.empty()) return;
+  bool droppable = !NeverDropped(type);
+  if (impl_->queue.size() >= kMaxPending) impl_->MakeRoom();
+  if (impl_->queue.size() >= kMaxPending && droppable) {
+    LogWarning("event dropped: containerd has been away too long", {{"topic", std::string(topic)}});
+    return;
+  }
+  impl_->queue.push_back(
+      {.topic = std::string(topic),
+       .request = ForwardRequest(impl_->name_space, topic, type, std::move(event), at),
+       .droppable = droppable});
+  impl_->droppable += droppable ? 1 : 0;
+  if (impl_->sending) return;
+  impl_->sending = true;
+  Spawn(impl_->io, Impl::Send(impl_));
+}
+
+size_t Publisher::pending() const { return impl_->queue.size(); }
+
+Async<bool> Publisher::Drain(Clock::duration limit) {
+  std::shared_ptr<Impl> impl = impl_;
+  Clock::time_point deadline = Clock::now() + limit;
+  while (!impl->queue.empty()) {
+    if (!impl->empty) impl->empty = std::make_shared<Event>();
+    std::shared_ptr<Event> empty = impl->empty;
+    if (!co_await empty->WaitUntil(deadline)) co_return false;
+  }
+  co_return true;
+}
+
+}  // namespace feather

@@ -39,9 +39,19 @@ Async<int> WaitAny(std::vector<Event*> events, std::optional<Clock::time_point> 
     for (size_t i = 0; i < events.size(); ++i)
       if (events[i]->set_) co_return static_cast<int>(i);
     if (deadline && Clock::now() >= *deadline) co_return -1;
-    for (Event* event : events) event->waiters_.push_back(&timer);
+    // Also when the coroutine is destroyed while it waits.
+    struct Registered {
+      ~Registered() {
+        for (std::vector<asio::steady_timer*>* list : lists) std::erase(*list, timer);
+      }
+      asio::steady_timer* timer;
+      std::vector<std::vector<asio::steady_timer*>*> lists;
+    } registered{&timer, {}};
+    for (Event* event : events) {
+      event->waiters_.push_back(&timer);
+      registered.lists.push_back(&event->waiters_);
+    }
     co_await timer.async_wait(kAwait);
-    for (Event* event : events) std::erase(event->waiters_, &timer);
   }
 }
 
