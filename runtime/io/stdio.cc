@@ -1,20 +1,90 @@
 #include "runtime/io/stdio.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/io/logger.h"
 #include "runtime/io/pipe_stdio.h"
+#include "runtime/io/terminal_stdio.h"
 
 namespace feather {
+namespace {
 
-Async<absl::StatusOr<std::shared_ptr<Stdio>>> Stdio::Prepare(asio::io_context& io, Reaper& reaper,
-                                                             StdioRequest request, Owner owner,
-                                                             StdioLimits limits) {
-  static_cast<void>(reaper);
-  auto pipes = std::make_shared<PipeStdio>(io, limits);
-  CO_RETURN_IF_ERROR(pipes->Open(request, owner));
-  std::shared_ptr<Stdio> stdio = pipes;
+using StdioPtr = std::shared_ptr<Stdio>;
+
+absl::Status MakeParents(const std::string& path) {
+  for (size_t slash = path.find('/', 1); slash != std::string::npos;
+       slash = path.find('/', slash + 1)) {
+    std::string directory = path.substr(0, slash);
+    if (mkdir(directory.c_str(), 0755) < 0 && errno != EEXIST)
+      return ErrnoError(errno, absl::StrCat("mkdir ", directory));
+  }
+  return absl::OkStatus();
+}
+
+// `file://`: from here on both streams are paths of a file that exists.
+absl::Status PrepareFile(const std::string& path, StdioRequest* request) {
+  RETURN_IF_ERROR(MakeParents(path));
+  RETURN_IF_ERROR(OpenFile(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, 0644).status());
+  request->out = path;
+  if (!request->err.empty()) request->err = path;
+  return absl::OkStatus();
+}
+
+bool IsLogger(const StdioUri& uri) { return uri.scheme == "binary" || uri.scheme == "binary-v2"; }
+
+Async<absl::StatusOr<StdioPtr>> PrepareTerminal(asio::io_context* io, StdioLimits limits,
+                                                StdioRequest request,
+                                                std::shared_ptr<Logger> logger) {
+  auto terminal = std::make_shared<TerminalStdio>(*io, limits, std::move(logger));
+  if (absl::Status status = terminal->Open(request); !status.ok()) {
+    co_await terminal->Close();
+    co_return absl::UnknownError(status.message());
+  }
+  StdioPtr stdio = std::move(terminal);
   co_return stdio;
+}
+
+absl::StatusOr<StdioPtr> PreparePipes(asio::io_context& io, StdioLimits limits,
+                                      const StdioRequest& request, const Stdio::Owner& owner) {
+  auto pipes = std::make_shared<PipeStdio>(io, limits);
+  RETURN_IF_ERROR(pipes->Open(request, owner));
+  return pipes;
+}
+
+}  // namespace
+
+Async<absl::StatusOr<StdioPtr>> Stdio::Prepare(asio::io_context& io, Reaper& reaper,
+                                               StdioRequest request, Owner owner,
+                                               StdioLimits limits) {
+  CO_ASSIGN_OR_RETURN(StdioUri uri, ParseStdioUri(request.out));
+  std::shared_ptr<Logger> logger;
+  if (IsLogger(uri)) {
+    absl::StatusOr<std::shared_ptr<Logger>> started =
+        co_await Logger::Start(io, reaper, uri, owner, limits);
+    CO_RETURN_IF_ERROR(started.status());
+    logger = *std::move(started);
+  }
+  if (request.terminal) {
+    absl::StatusOr<StdioPtr> terminal = co_await PrepareTerminal(&io, limits, request, logger);
+    co_return terminal;
+  }
+  if (logger) {
+    StdioPtr stdio = std::make_shared<LoggerStdio>(std::move(logger));
+    co_return stdio;
+  }
+  if (uri.scheme == "file") {
+    CO_RETURN_IF_ERROR(PrepareFile(uri.path, &request));
+  } else if (!uri.scheme.empty() && uri.scheme != "fifo") {
+    co_return absl::UnknownError(absl::StrCat("unknown STDIO scheme ", uri.scheme));
+  }
+  co_return PreparePipes(io, limits, request, owner);
 }
 
 }  // namespace feather

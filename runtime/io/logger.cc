@@ -1,0 +1,143 @@
+#include "runtime/io/logger.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/log.h"
+#include "runtime/base/status.h"
+#include "runtime/io/fifo.h"
+#include "runtime/spawn.h"
+
+namespace feather {
+namespace {
+
+// Whether a byte came before EOF.
+Async<bool> ReadReadyByte(DescriptorPtr ready) {
+  while (true) {
+    char byte;
+    ssize_t n = read(ready->native_handle(), &byte, 1);
+    if (n >= 0) co_return n == 1;
+    if (errno != EAGAIN && errno != EINTR) co_return false;
+    co_await ready->async_wait(Descriptor::wait_read, kAwait);
+  }
+}
+
+}  // namespace
+
+Async<absl::StatusOr<std::shared_ptr<Logger>>> Logger::Start(asio::io_context& io, Reaper& reaper,
+                                                             StdioUri uri, Stdio::Owner owner,
+                                                             StdioLimits limits) {
+  auto logger = std::make_shared<Logger>(io, limits);
+  CO_RETURN_IF_ERROR(logger->OpenStreams(owner));
+  CO_ASSIGN_OR_RETURN(UniqueFd ready_end, logger->Spawn(reaper, uri, owner));
+  absl::StatusOr<DescriptorPtr> ready = MakeDescriptor(io, std::move(ready_end));
+  absl::Status status = ready.status();
+  if (status.ok()) {
+    bool called = co_await ReadReadyByte(*ready);
+    if (!called && uri.scheme == "binary-v2")
+      status = absl::UnknownError(
+          "logging binary did not call ready (it may have crashed or exited prematurely)");
+  }
+  if (!status.ok()) {
+    co_await logger->End(/*terminate=*/true);
+    co_return status;
+  }
+  co_return logger;
+}
+
+absl::Status Logger::OpenStreams(const Stdio::Owner& owner) {
+  for (Stream& stream : streams_) {
+    ASSIGN_OR_RETURN(Pipe pipe, MakePipe());
+    // Opened again before it belongs to somebody else.
+    stream.own = Reopen(pipe.write.get(), O_WRONLY);
+    if (!stream.own) return ErrnoError(errno, "open a logger's pipe");
+    if (fchown(pipe.write.get(), owner.uid, owner.gid) < 0)
+      return ErrnoError(errno, "chown a pipe");
+    stream.loggers = std::move(pipe.read);
+    stream.containers = std::move(pipe.write);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<UniqueFd> Logger::Spawn(Reaper& reaper, const StdioUri& uri,
+                                       const Stdio::Owner& owner) {
+  ASSIGN_OR_RETURN(Pipe ready, MakePipe());
+  RETURN_IF_ERROR(SetNonBlocking(ready.read.get()));
+  Command command;
+  command.argv.push_back(uri.path);
+  for (const auto& [key, value] : uri.query) {
+    command.argv.push_back(key);
+    command.argv.push_back(value);
+  }
+  command.env = {absl::StrCat("CONTAINER_ID=", owner.id),
+                 absl::StrCat("CONTAINER_NAMESPACE=", owner.name_space)};
+  command.fds = {
+      {streams_[0].loggers.get(), 3}, {streams_[1].loggers.get(), 4}, {ready.write.get(), 5}};
+  // A logger outlives a shim that is killed: its container may have more to say.
+  command.die_with_parent = false;
+  ASSIGN_OR_RETURN(pid_, SpawnProcess(command));
+  reaper.Watch(pid_, [self = shared_from_this()](const Exit&) { self->exited_.Set(); });
+  for (Stream& stream : streams_) stream.loggers.Reset();
+  return std::move(ready.read);
+}
+
+bool Logger::AllRead() const {
+  for (const Stream& stream : streams_) {
+    int unread = 0;
+    if (stream.own && ioctl(stream.own.get(), FIONREAD, &unread) == 0 && unread > 0) return false;
+  }
+  return true;
+}
+
+// A pipe does not tell its writer that it has been emptied, so it is asked now and then.
+Async<bool> Logger::WaitUntilRead(Clock::time_point deadline) {
+  std::shared_ptr<Logger> self = shared_from_this();
+  Clock::duration pause = std::chrono::milliseconds(1);
+  while (!AllRead() && !exited_.set()) {
+    Clock::time_point now = Clock::now();
+    if (now >= deadline) co_return false;
+    co_await exited_.WaitUntil(std::min(now + pause, deadline));
+    pause = std::min<Clock::duration>(pause * 2, std::chrono::milliseconds(50));
+  }
+  co_return true;
+}
+
+Async<> Logger::End(bool terminate) {
+  std::shared_ptr<Logger> self = shared_from_this();
+  for (Stream& stream : streams_) stream = Stream();
+  if (pid_ <= 0 || exited_.set()) co_return;
+  if (terminate) kill(pid_, SIGTERM);
+  bool ended = co_await exited_.WaitUntil(Clock::now() + limits_.logger_end);
+  if (ended) co_return;
+  kill(pid_, SIGKILL);
+  ended = co_await exited_.WaitUntil(Clock::now() + limits_.logger_end);
+  if (!ended) LogWarning("a logging binary survives SIGKILL", {{"pid", absl::StrCat(pid_)}});
+}
+
+LoggerStdio::LoggerStdio(std::shared_ptr<Logger> logger)
+    : logger_(std::move(logger)),
+      out_(logger_->TakeContainersEnd(0)),
+      err_(logger_->TakeContainersEnd(1)) {}
+
+void LoggerStdio::RuntimeStarted() {
+  out_.Reset();
+  err_.Reset();
+}
+
+Async<bool> LoggerStdio::Drain(Clock::duration limit) {
+  return logger_->WaitUntilRead(Clock::now() + limit);
+}
+
+Async<> LoggerStdio::Close() {
+  RuntimeStarted();
+  return logger_->End(/*terminate=*/true);
+}
+
+}  // namespace feather
