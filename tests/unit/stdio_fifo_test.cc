@@ -1,0 +1,308 @@
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
+#include "runtime/io/fifo.h"
+#include "tests/support/stdio_fixture.h"
+
+namespace feather::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+using StdioFifo = StdioTest;
+
+// Ends when the client's checksum has been written to `sum`.
+std::string SumOf(const std::string& fifo, const std::string& sum) {
+  return absl::StrCat("md5sum < ", fifo, " > $DIR/", sum);
+}
+
+TEST_F(StdioFifo, GivesDevNullWhereNothingIsNamed) {
+  auto stdio = Prepare({});
+  std::array<int, 3> fds = stdio->child_fds();
+  EXPECT_EQ(fds[0], -1);
+  struct stat null, out, err;
+  ASSERT_EQ(stat("/dev/null", &null), 0);
+  ASSERT_EQ(fstat(fds[1], &out), 0);
+  ASSERT_EQ(fstat(fds[2], &err), 0);
+  EXPECT_EQ(out.st_rdev, null.st_rdev);
+  EXPECT_EQ(err.st_rdev, null.st_rdev);
+  pid_t pid = StartContainer(*stdio, "echo out && echo err >&2");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  stdio->CloseStdin();
+  EXPECT_TRUE(stdio->Resize(80, 24).ok());
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, CopiesBothOutputsAndEndsThemWithTheProcess) {
+  auto stdio = Prepare({.out = Fifo("out"), .err = Fifo("err")});
+  FifoReader out(io(), Path("out")), err(io(), Path("err"));
+  pid_t pid = StartContainer(*stdio, "echo out; echo err >&2; printf rest");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(RunUntil([&] { return out.eof() && err.eof(); }));
+  EXPECT_EQ(out.data(), "out\nrest");
+  EXPECT_EQ(err.data(), "err\n");
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, TreatsOneEmptyOutputAsNull) {
+  auto stdio = Prepare({.err = Fifo("err")});
+  FifoReader err(io(), Path("err"));
+  pid_t pid = StartContainer(*stdio, "echo out && echo err >&2");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(RunUntil([&] { return err.eof(); }));
+  EXPECT_EQ(err.data(), "err\n");
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, GivesTheContainersUserItsPipes) {
+  owner_.uid = 1234;
+  owner_.gid = 5678;
+  auto stdio = Prepare({.in = Fifo("in"), .out = Fifo("out"), .err = Fifo("err")});
+  for (int fd : stdio->child_fds()) {
+    struct stat status;
+    ASSERT_EQ(fstat(fd, &status), 0);
+    EXPECT_TRUE(S_ISFIFO(status.st_mode));
+    EXPECT_EQ(status.st_uid, 1234u);
+    EXPECT_EQ(status.st_gid, 5678u);
+    EXPECT_EQ(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+    EXPECT_EQ(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+  }
+  Await(stdio->Close());
+}
+
+TEST_F(StdioFifo, WaitsForAClientThatComesLate) {
+  auto stdio = Prepare({.out = Fifo("out"), .err = Fifo("err")});
+  pid_t pid = Shell("echo out; echo err >&2", stdio->child_fds());
+  stdio->RuntimeStarted();
+  EXPECT_EQ(WaitFor(pid), 0u);
+  bool attached = false;
+  Spawn(io(), [](std::shared_ptr<Stdio> streams, bool* done) -> Async<> {
+    absl::Status status = co_await streams->Attach();
+    *done = status.ok();
+  }(stdio, &attached));
+  RunUntil([start = Clock::now()] { return Clock::now() > start + std::chrono::milliseconds(30); });
+  FifoReader out(io(), Path("out"));
+  EXPECT_TRUE(RunUntil([&] { return out.eof(); }));
+  EXPECT_FALSE(attached);
+  FifoReader err(io(), Path("err"));
+  EXPECT_TRUE(RunUntil([&] { return attached && err.eof(); }));
+  EXPECT_EQ(out.data(), "out\n");
+  EXPECT_EQ(err.data(), "err\n");
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, GivesUpAClientThatNeverComes) {
+  StdioLimits limits;
+  limits.open = std::chrono::milliseconds(100);
+  auto stdio = Prepare({.in = Fifo("in"), .out = Fifo("out")}, limits);
+  stdio->RuntimeStarted();
+  absl::Status status = Await(stdio->Attach());
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(status.message(), "context deadline exceeded");
+  Await(stdio->Close());
+}
+
+TEST_F(StdioFifo, CloseEndsAnAttachThatWaits) {
+  auto stdio = Prepare({.in = Fifo("in"), .out = Fifo("out")});
+  absl::Status status;
+  bool ended = false;
+  Spawn(io(), [](std::shared_ptr<Stdio> streams, absl::Status* result, bool* done) -> Async<> {
+    *result = co_await streams->Attach();
+    *done = true;
+  }(stdio, &status, &ended));
+  io().restart();
+  io().poll();
+  EXPECT_FALSE(ended);
+  Await(stdio->Close());
+  EXPECT_TRUE(RunUntil([&] { return ended; }));
+  EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(StdioFifo, FailsForAFifoThatDoesNotExist) {
+  Reaper* reaper = nullptr;
+  StdioRequest request{.out = Path("none")};
+  auto stdio = Await(Stdio::Prepare(io(), *reaper, request, owner_));
+  EXPECT_EQ(stdio.status().code(), absl::StatusCode::kUnknown);
+  EXPECT_THAT(std::string(stdio.status().message()), HasSubstr("No such file or directory"));
+  request = StdioRequest{.out = "ttrpc+unix:///run/x?streaming_id=y"};
+  stdio = Await(Stdio::Prepare(io(), *reaper, request, owner_));
+  EXPECT_EQ(stdio.status().message(), "unknown STDIO scheme ttrpc+unix");
+}
+
+TEST_F(StdioFifo, GoesOnWithAFifoThatIsRenamedOrRemoved) {
+  auto stdio = Prepare({.in = Fifo("in"), .out = Fifo("out"), .err = Fifo("err")});
+  FifoReader out(io(), Path("out")), err(io(), Path("err"));
+  ASSERT_EQ(rename(Path("out").c_str(), Path("moved").c_str()), 0);
+  ASSERT_EQ(unlink(Path("err").c_str()), 0);
+  ASSERT_EQ(rename(Path("in").c_str(), Path("moved-in").c_str()), 0);
+  pid_t pid = StartContainer(*stdio, "cat; echo err >&2");
+  FifoWriter in(io(), Path("moved-in"));
+  in.Write("typed");
+  EXPECT_TRUE(RunUntil([&] { return out.data() == "typed"; }));
+  in.Close();
+  stdio->CloseStdin();
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(RunUntil([&] { return out.eof() && err.eof(); }));
+  EXPECT_EQ(err.data(), "err\n");
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, GoesOnWhenAClientGoesAndAnotherComes) {
+  auto stdio = Prepare({.out = Fifo("out")});
+  FifoReader out(io(), Path("out"));
+  pid_t pid = StartContainer(*stdio, "echo one; until [ -e go ]; do sleep 0.01; done; echo two");
+  EXPECT_TRUE(RunUntil([&] { return out.data() == "one\n"; }));
+  out.Close();
+  WriteScript("go", "");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  out.Open();
+  EXPECT_TRUE(RunUntil([&] { return out.eof(); }));
+  EXPECT_EQ(out.data(), "one\ntwo\n");
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, KeepsWhatIsUnreadForAClientThatComesAfterTheEnd) {
+  auto stdio = Prepare({.out = Fifo("out")});
+  auto out = std::make_unique<FifoReader>(io(), Path("out"));
+  pid_t pid = StartContainer(*stdio, "until [ -e go ]; do sleep 0.01; done; echo last words");
+  out.reset();
+  WriteScript("go", "");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  RunUntil([start = Clock::now()] { return Clock::now() > start + std::chrono::milliseconds(50); });
+  out = std::make_unique<FifoReader>(io(), Path("out"));
+  EXPECT_TRUE(RunUntil([&] { return out->eof(); }));
+  EXPECT_EQ(out->data(), "last words\n");
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, DrainDoesNotWaitForAClientWhenEverythingIsInTheFifo) {
+  auto stdio = Prepare({.out = Fifo("out")});
+  auto out = std::make_unique<FifoReader>(io(), Path("out"));
+  pid_t pid = StartContainer(*stdio, "until [ -e go ]; do sleep 0.01; done; echo last words");
+  out.reset();
+  WriteScript("go", "");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(Delete(*stdio, std::chrono::hours(1)));
+}
+
+TEST_F(StdioFifo, AFullFifoHoldsTheProcessWithoutSpinningAndLosesNothing) {
+  auto stdio = Prepare({.out = Fifo("out")});
+  FifoReader out(io(), Path("out"));
+  pid_t pid = StartContainer(*stdio, "seq 1 200000 | tee $DIR/written | { cat; touch $DIR/done; }");
+  EXPECT_TRUE(RunUntil([&] { return !out.data().empty(); }));
+  out.Close();
+  // The container's pipe and the FIFO are full when the process no longer gets on.
+  timespec before, after;
+  RunUntil(
+      [start = Clock::now()] { return Clock::now() > start + std::chrono::milliseconds(200); });
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+  io().restart();
+  size_t turns = io().run_for(std::chrono::milliseconds(500));
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+  EXPECT_LT(turns, 20u);
+  EXPECT_LT(access(Path("done").c_str(), F_OK), 0);
+  out.Open();
+  EXPECT_TRUE(RunUntil([&] { return out.eof(); }));
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(out.data() == Read("written"));
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, CarriesALargeOutputInOddPieces) {
+  auto stdio = Prepare({.out = Fifo("out"), .err = Fifo("err")});
+  pid_t client = Shell(SumOf(Path("out"), "sum.out"), {-1, -1, -1});
+  pid_t other = Shell(SumOf(Path("err"), "sum.err"), {-1, -1, -1});
+  pid_t pid = StartContainer(*stdio,
+                             "head -c 16777213 /dev/urandom > data\n"
+                             "for i in 1 2 3 4 5 6 7 8; do cat data; dd if=data bs=12345; done "
+                             "2> /dev/null\n"
+                             "dd if=data bs=777 count=9999 2> /dev/null >&2");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_EQ(WaitFor(client), 0u);
+  EXPECT_EQ(WaitFor(other), 0u);
+  pid_t check = Shell(
+      "for i in 1 2 3 4 5 6 7 8; do cat data data; done | md5sum > right.out\n"
+      "head -c 7769223 data | md5sum > right.err",
+      {-1, -1, -1});
+  EXPECT_EQ(WaitFor(check), 0u);
+  EXPECT_EQ(Read("sum.out"), Read("right.out"));
+  EXPECT_EQ(Read("sum.err"), Read("right.err"));
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, CarriesShortLines) {
+  auto stdio = Prepare({.out = Fifo("out")});
+  FifoReader out(io(), Path("out"));
+  std::string line(99, 'x');
+  pid_t pid = StartContainer(
+      *stdio, absl::StrCat("i=0; while [ $i -lt 20000 ]; do echo ", line, "; i=$((i+1)); done"));
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(RunUntil([&] { return out.eof(); }));
+  EXPECT_EQ(out.size(), 2000000u);
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, ABackgroundChildDelaysTheEndUntilClose) {
+  auto stdio = Prepare({.out = Fifo("out")});
+  FifoReader out(io(), Path("out"));
+  pid_t pid = StartContainer(*stdio, "sleep 1000 & echo $! > child; echo started");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  stdio->ProcessExited();
+  EXPECT_TRUE(RunUntil([&] { return out.data() == "started\n"; }));
+  EXPECT_FALSE(Await(stdio->Drain(std::chrono::milliseconds(50))));
+  EXPECT_FALSE(out.eof());
+  Await(stdio->Close());
+  EXPECT_TRUE(RunUntil([&] { return out.eof(); }));
+  kill(atoi(Read("child").c_str()), SIGKILL);
+}
+
+TEST_F(StdioFifo, ReadinessOfAnIdleProcessCostsNoTurnsOfTheLoop) {
+  auto stdio = Prepare({.in = Fifo("in"), .out = Fifo("out"), .err = Fifo("err")});
+  FifoReader out(io(), Path("out")), err(io(), Path("err"));
+  pid_t pid = StartContainer(*stdio, "echo ready; exec sleep 1000");
+  EXPECT_TRUE(RunUntil([&] { return out.data() == "ready\n"; }));
+  io().restart();
+  io().poll();
+  EXPECT_EQ(io().run_for(std::chrono::milliseconds(300)), 0u);
+  kill(pid, SIGKILL);
+  EXPECT_EQ(WaitFor(pid), 137u);
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, HoldsThreeDescriptorsForEachStream) {
+  auto stdio = Prepare({.in = Fifo("in"), .out = Fifo("out"), .err = Fifo("err")});
+  FifoReader out(io(), Path("out")), err(io(), Path("err"));
+  size_t before = OpenDescriptors().size() - 9;  // handles, pipes and their other ends
+  pid_t pid = StartContainer(*stdio, "exec sleep 1000");
+  EXPECT_EQ(OpenDescriptors().size(), before + 9);
+  kill(pid, SIGKILL);
+  WaitFor(pid);
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, CloseIsIdempotentInEveryState) {
+  auto prepared = Prepare({.in = Fifo("in"), .out = Fifo("out")});
+  Await(prepared->Close());
+  Await(prepared->Close());
+  EXPECT_FALSE(Await(prepared->Attach()).ok());
+
+  auto running = Prepare({.in = Path("in"), .out = Path("out")});
+  FifoReader out(io(), Path("out"));
+  pid_t pid = StartContainer(*running, "yes");
+  EXPECT_TRUE(RunUntil([&] { return out.size() > 100000; }));
+  Await(running->Close());
+  Await(running->Close());
+  EXPECT_NE(WaitFor(pid), 0u);  // SIGPIPE
+  EXPECT_TRUE(RunUntil([&] { return out.eof(); }));
+}
+
+}  // namespace
+}  // namespace feather::test
