@@ -55,7 +55,7 @@ absl::StatusOr<UniqueFd> ReadMaster(int connection) {
   message.msg_controllen = control.size();
   ssize_t n = recvmsg(connection, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return absl::UnavailableError("not yet");
-  if (n < 0) return absl::UnknownError(absl::StrCat("recvmsg: ", strerror(errno)));
+  if (n < 0) return absl::UnknownError(absl::StrCat("recvmsg: ", ErrnoText(errno)));
   std::vector<UniqueFd> fds = TakeDescriptors(&message);
   if (fds.size() != 1 || (message.msg_flags & MSG_CTRUNC) != 0)
     return absl::UnknownError(absl::StrCat("the runtime sent ", fds.size(), " descriptors, not 1"));
@@ -120,7 +120,7 @@ Async<absl::StatusOr<UniqueFd>> ConsoleSocket::AcceptAndRead() {
         accept4(awaited_->native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (connection) break;
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-      co_return absl::UnknownError(absl::StrCat("accept: ", strerror(errno)));
+      co_return absl::UnknownError(absl::StrCat("accept: ", ErrnoText(errno)));
     absl::Status readable = co_await WaitReadable();
     CO_RETURN_IF_ERROR(readable);
   }

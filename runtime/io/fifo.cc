@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -64,7 +63,7 @@ Async<absl::StatusOr<UniqueFd>> OpenFifoWriter(int handle, Clock::time_point dea
   while (true) {
     UniqueFd writer = Reopen(handle, O_WRONLY);
     if (writer) co_return std::move(writer);
-    if (errno != ENXIO && errno != EINTR) co_return absl::UnknownError(strerror(errno));
+    if (errno != ENXIO && errno != EINTR) co_return absl::UnknownError(ErrnoText(errno));
     Clock::time_point now = Clock::now();
     if (now >= deadline) co_return absl::DeadlineExceededError("context deadline exceeded");
     bool stop = co_await cancelled->WaitUntil(std::min(now + pause, deadline));

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -38,11 +37,11 @@ Async<absl::Status> OutputStream::OpenPath(UniqueFd handle, std::string path,
       co_return OpenError("w/o fifo", path_, writer.status().message());
     CO_RETURN_IF_ERROR(writer.status());
     own_reader_ = Reopen(handle.get(), O_RDONLY);
-    if (!own_reader_) co_return OpenError("r/o fifo", path_, strerror(errno));
+    if (!own_reader_) co_return OpenError("r/o fifo", path_, ErrnoText(errno));
     sink = *std::move(writer);
   } else {
     sink = Reopen(handle.get(), O_WRONLY | O_APPEND);
-    if (!sink) co_return OpenError("file", path_, strerror(errno));
+    if (!sink) co_return OpenError("file", path_, ErrnoText(errno));
   }
   CO_ASSIGN_OR_RETURN(sink_, MakeDescriptor(io_, std::move(sink)));
   co_return absl::OkStatus();
@@ -65,7 +64,7 @@ Async<> OutputStream::Run(std::shared_ptr<OutputStream> self) {
   co_await self->copier_->Run();
   if (int error = self->copier_->error(); error != 0)
     LogWarning("copying the output of a process has ended early",
-               {{"path", self->path_}, {"error", strerror(error)}});
+               {{"path", self->path_}, {"error", ErrnoText(error)}});
   CloseDescriptor(self->source_);
   if (self->own_reader_) {
     self->own_reader_.Reset();
@@ -112,7 +111,7 @@ Async<> OutputStream::Close() {
 absl::Status InputStream::OpenPath(UniqueFd handle, const std::string& path) {
   auto failed = [&path](int error) {
     return absl::UnknownError(
-        absl::StrCat("failed to open stdin fifo ", path, ": ", strerror(error)));
+        absl::StrCat("failed to open stdin fifo ", path, ": ", ErrnoText(error)));
   };
   UniqueFd reader = Reopen(handle.get(), O_RDONLY);
   if (!reader) return failed(errno);
@@ -138,7 +137,7 @@ Async<> InputStream::Run(std::shared_ptr<InputStream> self) {
   co_await self->copier_->Run();
   // A process that has closed its stdin is no fault.
   if (int error = self->copier_->error(); error != 0 && error != EPIPE)
-    LogWarning("copying the stdin of a process has ended early", {{"error", strerror(error)}});
+    LogWarning("copying the stdin of a process has ended early", {{"error", ErrnoText(error)}});
   self->own_writer_.Reset();
   CloseDescriptor(self->source_);
   if (!self->terminal_) CloseDescriptor(self->sink_);

@@ -68,11 +68,24 @@ std::string StdioTest::Read(const std::string& name) const {
   return ReadFile(Path(name)).value_or("(no file)");
 }
 
+absl::StatusOr<std::shared_ptr<Stdio>> StdioTest::TryPrepare(StdioRequest request,
+                                                             StdioLimits limits) {
+  return Await(Stdio::Prepare(io(), *reaper_, std::move(request), owner_, limits));
+}
+
 std::shared_ptr<Stdio> StdioTest::Prepare(StdioRequest request, StdioLimits limits) {
-  absl::StatusOr<std::shared_ptr<Stdio>> stdio =
-      Await(Stdio::Prepare(io(), *reaper_, std::move(request), owner_, limits));
+  absl::StatusOr<std::shared_ptr<Stdio>> stdio = TryPrepare(std::move(request), limits);
   EXPECT_TRUE(stdio.ok()) << stdio.status();
   return stdio.ok() ? *std::move(stdio) : nullptr;
+}
+
+bool StdioTest::BecomesQuiet() {
+  auto deadline = Clock::now() + kLimit;
+  while (Clock::now() < deadline) {
+    io().restart();
+    if (io().run_for(std::chrono::milliseconds(200)) == 0) return true;
+  }
+  return false;
 }
 
 pid_t StdioTest::Shell(const std::string& script, const std::array<int, 3>& fds,

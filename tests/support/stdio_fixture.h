@@ -41,11 +41,19 @@ class StdioTest : public testing::Test {
   }
   void Await(Async<> work) { Await(Done(std::move(work))); }
 
+  // Whether there comes a time at which the loop has nothing to do for a fifth of a second.
+  bool BecomesQuiet();
+
   std::string Path(const std::string& name) const { return directory_ + "/" + name; }
   std::string Fifo(const std::string& name);
   void WriteScript(const std::string& name, const std::string& text);
   std::string Read(const std::string& name) const;
 
+  static StdioRequest Streams(std::string in, std::string out, std::string err) {
+    return StdioRequest{std::move(in), std::move(out), std::move(err), false};
+  }
+  absl::StatusOr<std::shared_ptr<Stdio>> TryPrepare(StdioRequest request,
+                                                    StdioLimits limits = StdioLimits());
   // Fails the test unless it succeeds.
   std::shared_ptr<Stdio> Prepare(StdioRequest request, StdioLimits limits = StdioLimits());
 
