@@ -1,0 +1,10 @@
+// On this machine's cgroup1 memory controller.
+#include "tests/support/oom_shim_tests.h"
+
+namespace feather::test {
+
+std::optional<std::string> MemoryController() {
+  return Cgroup2MemoryRoot() ? std::nullopt : Cgroup1MemoryRoot();
+}
+
+}  // namespace feather::test
