@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "google/protobuf/stubs/logging.h"
 #include "runtime/base/file.h"
 #include "shim/commands/commands.h"
 #include "shim/commands/flags.h"
@@ -38,6 +39,9 @@ int Finish(const std::string& runtime, const absl::Status& status) {
 }
 
 int Main(absl::string_view program, const std::vector<absl::string_view>& arguments) {
+  // It would tell standard error what it could not parse, and that is part of the answer of
+  // `start`.
+  google::protobuf::SetLogHandler(nullptr);
   Flags flags;
   if (absl::Status status = ParseFlags(arguments, flags); !status.ok()) {
     Print(STDERR_FILENO, absl::StrCat(status.message(), "\n", UsageText(program)));

@@ -71,8 +71,10 @@ class ListeningSocket {
 
   void RemoveFile() {
     struct stat now;
+    // Inode numbers are used again at once.
     if (!path_.empty() && lstat(path_.c_str(), &now) == 0 && now.st_dev == file_.st_dev &&
-        now.st_ino == file_.st_ino)
+        now.st_ino == file_.st_ino && now.st_ctim.tv_sec == file_.st_ctim.tv_sec &&
+        now.st_ctim.tv_nsec == file_.st_ctim.tv_nsec)
       unlink(path_.c_str());
     path_.clear();
   }
@@ -132,6 +134,8 @@ class Shim {
                  [this] { BeginEnd(/*answer=*/true); }),
         server_(io_, methods_) {
     service_.Register(methods_);
+    asio::error_code error;
+    for (int signal : {SIGTERM, SIGINT, SIGUSR1}) signals_.add(signal, error);
   }
 
   absl::Status Listen() {
@@ -144,8 +148,6 @@ class Shim {
   }
 
   int Run() {
-    asio::error_code error;
-    for (int signal : {SIGTERM, SIGINT, SIGUSR1}) signals_.add(signal, error);
     AwaitSignal();
     server_.OnIdle([this] { EndWhenIdle(); });
     EndWhenIdle();
