@@ -110,6 +110,8 @@ class Daemon {
   std::vector<std::string> Mounts() const;
   std::vector<std::string> Cgroups() const;
   std::vector<std::string> Files() const;
+  // The FIFOs are ctr's; a ctr that was killed or has failed does not remove them.
+  void RemoveClientFifos() const;
 
  private:
   void WriteConfiguration() const;

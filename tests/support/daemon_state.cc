@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -138,6 +139,13 @@ std::vector<std::string> Daemon::Files() const {
         absl::StrCat(directory_, "/state/", tasks), absl::StrCat(directory_, "/root/", tasks)})
     AppendFilesBelow(path, found);
   return found;
+}
+
+void Daemon::RemoveClientFifos() const {
+  std::vector<std::string> paths;
+  AppendFilesBelow(directory_ + "/fifo", paths);
+  std::reverse(paths.begin(), paths.end());
+  for (const std::string& path : paths) remove(path.c_str());
 }
 
 std::vector<std::string> Daemon::Leftovers(Milliseconds limit) const {

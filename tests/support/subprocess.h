@@ -17,7 +17,7 @@ namespace feather::testing {
 using Milliseconds = std::chrono::milliseconds;
 
 // Nothing in a test takes this long; a machine under load may take a while.
-inline constexpr Milliseconds kLimit{60'000};
+inline constexpr Milliseconds kLimit{120'000};
 
 // A program that a test runs, with its standard streams in the test's hands. The test is one
 // thread: output is read while it waits for something. Dies with the test (PDEATHSIG) and with this

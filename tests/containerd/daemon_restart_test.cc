@@ -1,0 +1,142 @@
+// containerd killed while containers run, and started again, with each version.
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
+#include "tests/support/daemon_test.h"
+
+namespace feather::testing {
+namespace {
+
+class DaemonRestart : public DaemonTest {
+ protected:
+  void SetUp() override {
+    DaemonTest::SetUp();
+    if (daemon_ == nullptr) return;
+    go_ = daemon_->directory() + "/go";
+    ASSERT_EQ(mkdir(go_.c_str(), 0755), 0);
+  }
+
+  // `ctr run` of a script that finds go_ at /tmp.
+  std::unique_ptr<Subprocess> RunScript(const std::string& script) {
+    return daemon_->StartCtr(daemon_->Run(
+        "a", {"--mount", absl::StrCat("type=bind,src=", go_, ",dst=/tmp,options=rbind:rw")},
+        {"sh", "-c", script}));
+  }
+  void Touch(const std::string& name) const {
+    EXPECT_TRUE(WriteFile(absl::StrCat(go_, "/", name), "", 0644).ok());
+  }
+  bool Touched(const std::string& name) const {
+    return Eventually([&] { return access(absl::StrCat(go_, "/", name).c_str(), F_OK) == 0; });
+  }
+
+  // Up to 1.6 containerd keeps the stopped task; later ones delete it when they find it stopped.
+  void ExpectExited(const std::string& status) {
+    std::string state;
+    EXPECT_TRUE(Eventually([&] {
+      state = daemon_->TaskStatus("a");
+      return state == "STOPPED" || state.empty();
+    })) << state;
+    if (daemon_->suite() == "bookworm") {
+      EXPECT_EQ(state, "STOPPED");
+    }
+    if (!state.empty()) {
+      EXPECT_THAT(daemon_->Ctr({"task", "delete", "a"}).err,
+                  ::testing::HasSubstr("exit code " + status));
+    }
+    EXPECT_EQ(daemon_->Ctr({"container", "delete", "a"}).code, 0);
+  }
+
+  std::string go_;
+};
+FEATHER_EVERY_DAEMON(DaemonRestart);
+
+TEST_P(DaemonRestart, FindsItsRunningContainersAgain) {
+  for (const char* id : {"a", "b"}) {
+    const CommandResult run =
+        daemon_->Ctr(daemon_->Run(id, {"--detach", "--null-io"}, {"sleep", "1000"}));
+    ASSERT_EQ(run.code, 0) << run.err;
+  }
+  const pid_t shim = daemon_->ShimPid("a");
+  ASSERT_TRUE(daemon_->Restart()) << daemon_->Log();
+  daemon_->FollowEvents();
+  EXPECT_EQ(daemon_->TaskStatus("a"), "RUNNING");
+  EXPECT_EQ(daemon_->TaskStatus("b"), "RUNNING");
+  EXPECT_EQ(daemon_->ShimPid("a"), shim);
+  EXPECT_EQ(daemon_->Ctr(daemon_->Exec("a", "e", {}, {"sh", "-c", "exit 3"})).code, 3);
+  EXPECT_EQ(daemon_->Ctr({"task", "kill", "--signal", "SIGKILL", "a"}).code, 0);
+  EXPECT_TRUE(daemon_->WaitEvent("/tasks/exit a"));
+  EXPECT_EQ(ExitStatus("a"), "137");
+  daemon_->Remove("a");
+  daemon_->Remove("b");
+}
+
+TEST_P(DaemonRestart, LearnsOfAnExitThatHappenedWhileItWasAway) {
+  const CommandResult run =
+      daemon_->Ctr(daemon_->Run("a", {"--detach", "--null-io"},
+                                {"sh", "-c", "trap 'exit 23' TERM; while :; do sleep 0.05; done"}));
+  ASSERT_EQ(run.code, 0) << run.err;
+  const pid_t init = daemon_->InitPid("a");
+  daemon_->Kill();
+  // The shell may not have set its trap yet, and an init ignores what it does not handle.
+  EXPECT_TRUE(Eventually([init] { return kill(init, SIGTERM) != 0; }));
+  ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
+  daemon_->FollowEvents();
+  ExpectExited("23");
+}
+
+TEST_P(DaemonRestart, KeepsWhatAContainerWroteWhileNobodyRead) {
+  // `ctr run` is the reader; it ends with its daemon, as CRI's log reader does.
+  std::unique_ptr<Subprocess> run = RunScript(
+      "echo before; until [ -e /tmp/now ]; do sleep 0.05; done; seq 1 3000; touch /tmp/written; "
+      "until [ -e /tmp/end ]; do sleep 0.05; done; echo after; exit 14");
+  ASSERT_TRUE(run->WaitOutput("before\n")) << run->err();
+  daemon_->Kill();
+  run.reset();
+  Touch("now");
+  ASSERT_TRUE(Touched("written"));
+  ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
+  daemon_->FollowEvents();
+
+  const std::unique_ptr<Subprocess> attach = daemon_->StartCtr({"task", "attach", "a"});
+  EXPECT_TRUE(attach->WaitOutput("3000\n")) << attach->err();
+  Touch("end");
+  EXPECT_EQ(attach->Wait(), 14) << attach->err();
+  std::string expected;
+  for (int i = 1; i <= 3000; ++i) absl::StrAppend(&expected, i, "\n");
+  EXPECT_EQ(attach->out(), expected + "after\n");
+  if (!daemon_->TaskStatus("a").empty()) daemon_->Ctr({"task", "delete", "a"});
+  EXPECT_EQ(daemon_->Ctr({"container", "delete", "a"}).code, 0);
+}
+
+TEST_P(DaemonRestart, KeepsTheOutputOfAContainerThatEndedWhileNobodyRead) {
+  if (!Daemon::TestsFeather()) GTEST_SKIP() << "the stock shim drops it at the container's end";
+  std::unique_ptr<Subprocess> run =
+      RunScript("echo before; until [ -e /tmp/now ]; do sleep 0.05; done; seq 1 3000; exit 15");
+  ASSERT_TRUE(run->WaitOutput("before\n")) << run->err();
+  const pid_t init = daemon_->InitPid("a");
+  ASSERT_TRUE(daemon_->WaitEvent("/tasks/start a"));
+  const std::string fifo = daemon_->TaskEvents("a")[0].Field("stdout");
+  daemon_->Kill();
+  run.reset();
+  Touch("now");
+  ASSERT_TRUE(Eventually([init] { return kill(init, 0) != 0; }));
+
+  // Any reader will do; containerd's next start may delete the task at once, and its output with
+  // it.
+  const CommandResult reader = RunCommand({.argv = {"cat", fifo}});
+  EXPECT_EQ(reader.code, 0);
+  std::string expected;
+  for (int i = 1; i <= 3000; ++i) absl::StrAppend(&expected, i, "\n");
+  EXPECT_EQ(reader.out, expected);
+  ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
+  daemon_->FollowEvents();
+  ExpectExited("15");
+  daemon_->RemoveClientFifos();
+}
+
+}  // namespace
+}  // namespace feather::testing

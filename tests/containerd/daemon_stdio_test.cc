@@ -1,0 +1,152 @@
+// Standard streams through `ctr`, with each containerd.
+
+#include <signal.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "tests/support/daemon_test.h"
+
+namespace feather::testing {
+namespace {
+
+// FNV-1a, over what comes in pieces.
+class Checksum {
+ public:
+  void Add(absl::string_view data) {
+    for (char c : data) hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    size_ += data.size();
+  }
+  std::string Text() const { return absl::StrCat(size_, " bytes, ", absl::Hex(hash_)); }
+
+ private:
+  uint64_t hash_ = 0xcbf29ce484222325;
+  uint64_t size_ = 0;
+};
+
+// Bytes that do not repeat, so that a lost, doubled or swapped piece is seen.
+class Noise {
+ public:
+  explicit Noise(uint64_t bytes) : left_(bytes) {}
+  size_t Fill(char* buffer, size_t size) {
+    size = static_cast<size_t>(std::min<uint64_t>(left_, size));
+    for (size_t i = 0; i < size; i += 8) {
+      state_ ^= state_ << 13;
+      state_ ^= state_ >> 7;
+      state_ ^= state_ << 17;
+      memcpy(buffer + i, &state_, std::min<size_t>(8, size - i));
+    }
+    left_ -= size;
+    return size;
+  }
+
+ private:
+  uint64_t left_;
+  uint64_t state_ = 0x9e3779b97f4a7c15;
+};
+
+// FEATHER_TEST_MIB: less on a machine (or in a kernel) that takes too long for 1 GiB.
+uint64_t PipedBytes() {
+  uint64_t mib = 1024;
+  if (const char* text = getenv("FEATHER_TEST_MIB"); text != nullptr) {
+    EXPECT_TRUE(absl::SimpleAtoi(text, &mib)) << text;
+  }
+  return mib << 20;
+}
+
+class DaemonStdio : public DaemonTest {};
+FEATHER_EVERY_DAEMON(DaemonStdio);
+
+TEST_P(DaemonStdio, CarriesAGibibyteThroughCatUnchanged) {
+  const std::unique_ptr<Subprocess> run =
+      daemon_->StartCtr(daemon_->Run("a", {"--rm"}, {"cat"}), {.input = true});
+  Noise noise(PipedBytes());
+  Checksum sent, received;
+  const bool whole = run->Pump(
+      [&](char* buffer, size_t size) {
+        const size_t n = noise.Fill(buffer, size);
+        sent.Add(absl::string_view(buffer, n));
+        return n;
+      },
+      [&](absl::string_view data) { received.Add(data); });
+  EXPECT_TRUE(whole) << "after " << received.Text();
+  EXPECT_EQ(received.Text(), sent.Text());
+  EXPECT_EQ(run->Wait(), 0) << run->err();
+}
+
+TEST_P(DaemonStdio, KeepsStdoutAndStderrApart) {
+  const std::unique_ptr<Subprocess> run = daemon_->StartCtr(
+      daemon_->Run("a", {"--rm"}, {"sh", "-c", "seq 1 20000; seq 20001 40000 >&2"}));
+  EXPECT_EQ(run->Wait(), 0);
+  std::string numbers[2];
+  for (int i = 1; i <= 40000; ++i) absl::StrAppend(&numbers[i > 20000], i, "\n");
+  EXPECT_EQ(run->out(), numbers[0]);
+  EXPECT_EQ(run->err(), numbers[1]);
+}
+
+TEST_P(DaemonStdio, GivesTheContainerWhatIsPipedInLineByLine) {
+  const std::unique_ptr<Subprocess> run = daemon_->StartCtr(
+      daemon_->Run("a", {"--rm"},
+                   {"sh", "-c", "while read line; do echo \"got $line\"; done; exit 5"}),
+      {.input = true});
+  for (const char* word : {"one", "two", "three"}) {
+    ASSERT_TRUE(run->Send(absl::StrCat(word, "\n")));
+    ASSERT_TRUE(run->WaitOutput(absl::StrCat("got ", word, "\n"))) << run->out() << run->err();
+  }
+  run->CloseInput();
+  EXPECT_EQ(run->Wait(), 5);
+}
+
+TEST_P(DaemonStdio, GivesAContainerATerminalOfTheClientsSize) {
+  const std::unique_ptr<Subprocess> run =
+      daemon_->StartCtr(daemon_->Run("a", {"--rm", "--tty"}, {"sh"}), {.terminal = true});
+  run->Resize(101, 37);
+  run->Signal(SIGWINCH);
+  // The prompt; what is typed before would be echoed before the terminal is in raw mode.
+  ASSERT_TRUE(run->WaitOutput("# ")) << run->out();
+  ASSERT_TRUE(run->Send("tty; stty size\n"));
+  EXPECT_TRUE(run->WaitOutput("/dev/pts/0\r")) << run->out();
+  // ctr sends the size after the start, so the container may see it a little later.
+  EXPECT_TRUE(Eventually([&] {
+    run->Resize(101, 37);
+    run->Signal(SIGWINCH);
+    return run->Send("stty size\n") && run->WaitOutput("37 101\r", Milliseconds(500));
+  })) << run->out();
+  ASSERT_TRUE(run->Send("exit 9\n"));
+  EXPECT_EQ(run->Wait(), 9);
+}
+
+TEST_P(DaemonStdio, InterruptsWhatRunsInATerminal) {
+  const std::unique_ptr<Subprocess> run =
+      daemon_->StartCtr(daemon_->Run("a", {"--rm", "--tty"},
+                                     {"sh", "-c", "trap 'exit 12' INT; echo ready; sleep 1000"}),
+                        {.terminal = true});
+  ASSERT_TRUE(run->WaitOutput("ready")) << run->out();
+  ASSERT_TRUE(run->Send("\x03"));
+  EXPECT_EQ(run->Wait(), 12) << run->out();
+}
+
+TEST_P(DaemonStdio, LosesNothingOfATerminalsOutputAtTheEnd) {
+  const std::unique_ptr<Subprocess> run = daemon_->StartCtr(
+      daemon_->Run("a", {"--rm", "--tty"}, {"sh", "-c", "seq 1 20000"}), {.terminal = true});
+  EXPECT_EQ(run->Wait(), 0);
+  // Two terminals, the container's and ctr's, make a carriage return of each line's end.
+  std::string expected;
+  for (int i = 1; i <= 20000; ++i) absl::StrAppend(&expected, i, "\n");
+  EXPECT_EQ(absl::StrReplaceAll(run->out(), {{"\r", ""}}), expected);
+}
+
+TEST_P(DaemonStdio, RunsAContainerWithoutStreams) {
+  const CommandResult run =
+      daemon_->Ctr(daemon_->Run("a", {"--detach", "--null-io"}, {"sh", "-c", "echo x; exit 4"}));
+  EXPECT_EQ(run.code, 0) << run.err;
+  ASSERT_TRUE(daemon_->WaitEvent("/tasks/exit a"));
+  daemon_->Remove("a");
+}
+
+}  // namespace
+}  // namespace feather::testing
