@@ -150,7 +150,9 @@ class Mounter {
     }
     argv.push_back("-t");
     argv.emplace_back(type);
-    return Annotate(RunProgram(argv), "mount helper");
+    absl::Status status = RunProgram(argv);
+    if (status.ok()) return status;
+    return absl::UnknownError(absl::StrCat("mount helper ", status.message()));
   }
 
   absl::Status MountFirst() {
