@@ -90,8 +90,9 @@ class StreamCall : public ClientStream {
   Async<absl::Status> Send(std::string message) override {
     if (message.size() > kMaxPayload)
       co_return absl::ResourceExhaustedError(OversizeText(message.size()));
-    if (!co_await Connection::WaitUncongested(stream_.connection(), deadline_))
-      co_return absl::DeadlineExceededError("context deadline exceeded");
+    std::shared_ptr<Connection> connection = stream_.connection();
+    bool room = co_await Connection::WaitUncongested(std::move(connection), deadline_);
+    if (!room) co_return absl::DeadlineExceededError("context deadline exceeded");
     co_return SendNow(0, message);
   }
 

@@ -14,8 +14,10 @@ absl::Status ClosedError() { return absl::UnavailableError("ttrpc: closed"); }
 Async<absl::StatusOr<ClientConnection::Stream>> ClientConnection::Begin(
     std::shared_ptr<ClientConnection> self, uint8_t flags, ::ttrpc::Request request,
     std::optional<Clock::time_point> deadline) {
-  if (!co_await WaitUncongested(self, deadline))
-    co_return absl::DeadlineExceededError("context deadline exceeded");
+  // Converted outside of the await: g++ 12 compiles a conversion within it into a trap.
+  std::shared_ptr<Connection> connection = self;
+  bool room = co_await WaitUncongested(std::move(connection), deadline);
+  if (!room) co_return absl::DeadlineExceededError("context deadline exceeded");
   // Ids only grow; when they are used up the connection is.
   if (self->next_id_ == 0xffffffff) self->Close();
   if (self->closed()) co_return ClosedError();

@@ -137,9 +137,10 @@ void Server::OnIdle(std::function<void()> callback) { impl_->idle = std::move(ca
 
 Async<> Server::Flush(Clock::duration limit) {
   Clock::time_point deadline = Clock::now() + limit;
-  std::vector<std::shared_ptr<ServerConnection>> open;
+  std::vector<std::shared_ptr<Connection>> open;
   for (auto& [key, connection] : impl_->connections) open.push_back(connection);
-  for (auto& connection : open) co_await Connection::WaitWritten(connection, deadline);
+  for (std::shared_ptr<Connection>& connection : open)
+    co_await Connection::WaitWritten(connection, deadline);
 }
 
 }  // namespace feather::ttrpc

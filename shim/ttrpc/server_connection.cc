@@ -54,8 +54,9 @@ class ServerConnection::Stream : public rpc::ServerStream {
       co_return absl::InternalError("ttrpc: the method does not stream responses");
     if (message.size() > kMaxPayload)
       co_return absl::ResourceExhaustedError(OversizeText(message.size()));
-    if (!co_await WaitUncongested(connection_, deadline_))
-      co_return absl::DeadlineExceededError("context deadline exceeded");
+    std::shared_ptr<Connection> connection = connection_;
+    bool room = co_await WaitUncongested(std::move(connection), deadline_);
+    if (!room) co_return absl::DeadlineExceededError("context deadline exceeded");
     if (connection_->closed()) co_return absl::CancelledError("context canceled");
     // The client may have been told already that the stream failed.
     if (!connection_->calls_.contains(id_)) co_return absl::CancelledError("stream closed");
