@@ -144,9 +144,8 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
       command.fds.emplace_back(invocation.stdio[i], static_cast<int>(i));
 
   auto pid = SpawnProcess(command);
-  // go-runc ends the text of a captured command with its output, however empty.
-  const char* separator = invocation.capture ? ": " : "";
-  if (!pid.ok()) co_return absl::UnknownError(absl::StrCat(pid.status().message(), separator));
+  // go-runc adds ": <nil>" here when the command would have been captured.
+  if (!pid.ok()) co_return absl::UnknownError(pid.status().message());
   reaper_.Watch(*pid, [child](const Exit& exit) {
     child->exit = exit;
     child->ended.Set();
@@ -157,8 +156,8 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   if (invocation.started) invocation.started();
   co_await AwaitEnd(child);
   if (child->exit.status == 0) co_return absl::OkStatus();
-  co_return absl::UnknownError(
-      absl::StrCat(config_.binary, kFailed, child->exit.status, separator, child->output));
+  co_return absl::UnknownError(absl::StrCat(config_.binary, kFailed, child->exit.status,
+                                            invocation.capture ? ": " : "", child->output));
 }
 
 absl::Status OciRuntime::Explain(absl::string_view prefix, off_t log_end,
