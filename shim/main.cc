@@ -60,8 +60,7 @@ int Main(absl::string_view program, const std::vector<absl::string_view>& argume
   if (flags.info) return Finish(runtime, RunInfo(runtime));
   if (flags.name_space.empty())
     return Finish(runtime, absl::InvalidArgumentError("shim namespace cannot be empty"));
-  // TODO: RunServer(flags), once the TTRPC server and the publisher are there to link.
-  if (flags.action.empty()) return Finish(runtime, absl::UnimplementedError("serve"));
+  if (flags.action.empty()) return RunServer(flags);
 
   // What has begun is finished: containerd takes half a clean-up for a whole one.
   for (int ignored : {SIGTERM, SIGINT, SIGPIPE}) signal(ignored, SIG_IGN);

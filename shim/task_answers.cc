@@ -8,6 +8,7 @@
 #include "proto/cgroups_v2.pb.h"
 #include "proto/runc_options.pb.h"
 #include "runtime/base/status.h"
+#include "runtime/cgroup_metrics.h"
 #include "shim/task.h"
 #include "shim/task_service.h"
 
@@ -33,6 +34,12 @@ containerd::v1::types::Status WireStatus(ProcessState state) {
       return containerd::v1::types::STOPPED;
   }
   return containerd::v1::types::UNKNOWN;
+}
+
+template <typename Metrics>
+void Pack(const Metrics& metrics, api::StatsResponse& response) {
+  response.mutable_stats()->set_type_url(metrics.GetTypeName());
+  response.mutable_stats()->set_value(metrics.SerializeAsString());
 }
 
 }  // namespace
@@ -91,6 +98,37 @@ TaskService::Answer<api::PidsResponse> TaskService::Pids(rpc::CallContext,
       process->mutable_info()->set_type_url(details.GetTypeName());
       process->mutable_info()->set_value(details.SerializeAsString());
     }
+  }
+  co_return response;
+}
+
+TaskService::Answer<api::StatsResponse> TaskService::Stats(rpc::CallContext,
+                                                           api::StatsRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  const std::optional<Cgroup>& cgroup = task->container->cgroup();
+  if (!cgroup) co_return absl::NotFoundError("cgroup does not exist: not found");
+  oom::Counters counters;
+  if (task->oom_watch) counters = task->oom_watch->counters();
+  api::StatsResponse response;
+  if (cgroup->unified) {
+    CO_ASSIGN_OR_RETURN(auto metrics, ReadMetricsV2(cgroup->path));
+    // The cgroup may be gone with the container. containerd asks, when one exits with 137, whether
+    // it was the OOM killer: the counters that were read last still say so.
+    if (metrics.memory_events().oom_kill() < counters.oom_kill) {
+      auto& events = *metrics.mutable_memory_events();
+      events.set_low(counters.low);
+      events.set_high(counters.high);
+      events.set_max(counters.max);
+      events.set_oom(counters.oom);
+      events.set_oom_kill(counters.oom_kill);
+      events.set_oom_group_kill(counters.oom_group_kill);
+    }
+    Pack(metrics, response);
+  } else {
+    CO_ASSIGN_OR_RETURN(auto metrics, ReadMetricsV1(*cgroup));
+    if (metrics.memory_oom_control().oom_kill() < counters.oom_kill)
+      metrics.mutable_memory_oom_control()->set_oom_kill(counters.oom_kill);
+    Pack(metrics, response);
   }
   co_return response;
 }
