@@ -20,6 +20,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/mount/mountinfo.h"
 
 namespace feather {
 namespace {
@@ -28,80 +29,41 @@ constexpr char kRoot[] = "/sys/fs/cgroup";
 
 using Fields = std::vector<absl::string_view>;
 
-// A mounted cgroup hierarchy.
-struct CgroupMount {
-  std::string root;  // the cgroup that is mounted
-  std::string point;
-  std::string options;  // of the super block: cgroup1's controllers
-  bool unified = false;
-};
-
-bool IsOctal(char c) { return c >= '0' && c <= '7'; }
-
-// mountinfo writes blanks and backslashes as \ooo.
-std::string Unescape(absl::string_view text) {
-  std::string result;
-  for (size_t i = 0; i < text.size(); ++i) {
-    bool escape = text[i] == '\\' && i + 3 < text.size() && IsOctal(text[i + 1]) &&
-                  IsOctal(text[i + 2]) && IsOctal(text[i + 3]);
-    if (escape) {
-      int value = (text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0');
-      result.push_back(static_cast<char>(value & 0xff));
-      i += 3;
-    } else {
-      result.push_back(text[i]);
-    }
-  }
-  return result;
-}
-
-// id parent major:minor root point options optional… - type source super-options
-std::optional<CgroupMount> ParseMount(absl::string_view line) {
-  // A host has thousands of mounts, and few of these.
-  if (!absl::StrContains(line, " - cgroup")) return std::nullopt;
-  std::pair<absl::string_view, absl::string_view> halves =
-      absl::StrSplit(line, absl::MaxSplits(" - ", 1));
-  Fields left = absl::StrSplit(halves.first, ' ');
-  Fields right = absl::StrSplit(halves.second, ' ');
-  if (left.size() < 6 || right.size() < 3) return std::nullopt;
-  if (right[0] != "cgroup" && right[0] != "cgroup2") return std::nullopt;
-  return CgroupMount{Unescape(left[3]), Unescape(left[4]), std::string(right[2]),
-                     right[0] == "cgroup2"};
-}
-
-std::vector<CgroupMount> ParseMounts(absl::string_view mountinfo) {
-  std::vector<CgroupMount> mounts;
+// A host has thousands of mounts, and few of cgroups.
+std::vector<MountInfo> ParseMounts(absl::string_view mountinfo) {
+  std::vector<MountInfo> mounts;
   for (absl::string_view line : absl::StrSplit(mountinfo, '\n'))
-    if (std::optional<CgroupMount> mount = ParseMount(line)) mounts.push_back(*std::move(mount));
+    if (absl::StrContains(line, " - cgroup"))
+      for (MountInfo& mount : ParseMountInfo(line)) mounts.push_back(std::move(mount));
   return mounts;
 }
 
-bool HasOption(const CgroupMount& mount, absl::string_view option) {
-  for (absl::string_view name : absl::StrSplit(mount.options, ','))
+bool HasOption(const MountInfo& mount, absl::string_view option) {
+  for (absl::string_view name : absl::StrSplit(mount.super_options, ','))
     if (name == option) return true;
   return false;
 }
 
 // Where `path`, from the root of the hierarchy, is in `mount`.
-std::optional<std::string> Locate(const CgroupMount& mount, absl::string_view path) {
+std::optional<std::string> Locate(const MountInfo& mount, absl::string_view path) {
   // A cgroup outside of this process' cgroup namespace is shown as "/../x".
   for (absl::string_view component : absl::StrSplit(path, '/'))
     if (component == "..") return std::nullopt;
   absl::string_view root = absl::StripSuffix(mount.root, "/");
   if (!absl::ConsumePrefix(&path, root)) return std::nullopt;
   if (!path.empty() && path[0] != '/') return std::nullopt;
-  return absl::StrCat(mount.point, absl::StripSuffix(path, "/"));
+  return absl::StrCat(mount.mount_point, absl::StripSuffix(path, "/"));
 }
 
 // The place of a cgroup1 controller's hierarchy; the standard one if it is mounted repeatedly.
-std::optional<std::string> LocateController(const std::vector<CgroupMount>& mounts,
+std::optional<std::string> LocateController(const std::vector<MountInfo>& mounts,
                                             absl::string_view controller, absl::string_view path) {
   std::optional<std::string> found;
-  for (const CgroupMount& mount : mounts) {
-    if (mount.unified || !HasOption(mount, controller)) continue;
+  for (const MountInfo& mount : mounts) {
+    if (mount.type != "cgroup" || !HasOption(mount, controller)) continue;
     std::optional<std::string> place = Locate(mount, path);
     if (!place) continue;
-    if (absl::StartsWith(mount.point, kRoot)) return place;
+    if (absl::StartsWith(mount.mount_point, kRoot)) return place;
     if (!found) found = std::move(place);
   }
   return found;
@@ -162,7 +124,7 @@ absl::Status EnableIn(const std::string& directory,
 
 absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
                                    absl::string_view mountinfo) {
-  std::vector<CgroupMount> mounts = ParseMounts(mountinfo);
+  std::vector<MountInfo> mounts = ParseMounts(mountinfo);
   Cgroup cgroup;
   cgroup.unified = unified;
   for (absl::string_view line : absl::StrSplit(proc_cgroup, '\n')) {
@@ -172,8 +134,8 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
     absl::string_view path = absl::StripSuffix(fields[2], " (deleted)");
     if (!absl::StartsWith(path, "/")) continue;
     if (unified && fields[0] == "0") {
-      for (const CgroupMount& mount : mounts) {
-        if (!mount.unified || mount.point != kRoot) continue;
+      for (const MountInfo& mount : mounts) {
+        if (mount.type != "cgroup2" || mount.mount_point != kRoot) continue;
         if (std::optional<std::string> place = Locate(mount, path)) cgroup.path = *place;
       }
     } else if (!unified && !fields[1].empty()) {

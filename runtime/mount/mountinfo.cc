@@ -42,6 +42,7 @@ bool ParseLine(absl::string_view line, MountInfo& mount) {
   mount.mount_point = Unescape(fields[4]);
   mount.type = Unescape(hyphen[1]);
   mount.source = Unescape(hyphen[2]);
+  if (fields.end() - hyphen > 3) mount.super_options = std::string(hyphen[3]);
   return true;
 }
 

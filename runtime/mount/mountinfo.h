@@ -16,6 +16,7 @@ struct MountInfo {
   std::string mount_point;
   std::string type;
   std::string source;
+  std::string super_options;  // of the file system, as written; empty if the line ends before
 };
 
 // Lines that have not the documented form are left out.
