@@ -1,5 +1,7 @@
 // Containers run, stopped and removed by `ctr` with each containerd.
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "absl/strings/match.h"
@@ -109,12 +111,28 @@ TEST_P(DaemonRun, TellsWhyAContainerCannotBeMade) {
   daemon_->Ctr({"container", "delete", "a"});
 }
 
+// ctr gives options to this runtime only.
+constexpr char kStockRuntime[] = "io.containerd.runc.v2";
+
 TEST_P(DaemonRun, TellsWhichRuntimeBinaryIsMissing) {
-  const CommandResult result =
-      daemon_->Ctr(daemon_->Run("a", {"--rm", "--runc-binary", "no-runc"}, {"true"}));
+  daemon_->ServeAs(kStockRuntime);
+  const CommandResult result = daemon_->Ctr(
+      daemon_->Run("a", {"--rm", "--runc-binary", "no-runc"}, {"true"}, kStockRuntime));
   EXPECT_NE(result.code, 0);
   EXPECT_THAT(result.err, HasSubstr("\"no-runc\": executable file not found in $PATH"));
   daemon_->Ctr({"container", "delete", "a"});
+}
+
+TEST_P(DaemonRun, ServesTheStockShimsNameAndOptions) {
+  daemon_->ServeAs(kStockRuntime);
+  const std::string root = daemon_->directory() + "/runc";
+  const std::vector<std::string> flags = {"--detach", "--null-io", "--runc-root", root};
+  const CommandResult run =
+      daemon_->Ctr(daemon_->Run("a", flags, {"sleep", "1000"}, kStockRuntime));
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(access(absl::StrCat(root, "/", daemon_->containerd_namespace(), "/a").c_str(), F_OK),
+            0);
+  daemon_->Remove("a");
 }
 
 TEST_P(DaemonRun, FreezesAndThawsAContainer) {

@@ -85,12 +85,18 @@ Daemon::Daemon(std::string suite) : suite_(std::move(suite)), binaries_(BinaryDi
   std::string filesystems = ReadFile("/proc/filesystems").value_or("");
   snapshotter_ = absl::StrContains(filesystems, "\toverlay\n") ? "overlayfs" : "native";
 
-  const std::vector<std::string> name = absl::StrSplit(Runtime(), '.');
+  ServeAs(Runtime());
+}
+
+void Daemon::ServeAs(const std::string& runtime) const {
+  const std::vector<std::string> name = absl::StrSplit(runtime, '.');
   const std::string binary =
       absl::StrCat("containerd-shim-", name[name.size() - 2], "-", name.back());
+  const std::string path = absl::StrCat(directory_, "/bin/", binary);
   const std::string shim =
       Getenv("FEATHER_SHIM", TestsFeather() ? FEATHER_SHIM_DEFAULT : binaries_ + "/" + binary);
-  if (symlink(shim.c_str(), absl::StrCat(directory_, "/bin/", binary).c_str()) != 0)
+  unlink(path.c_str());
+  if (symlink(shim.c_str(), path.c_str()) != 0)
     ADD_FAILURE() << "symlink to " << shim << ": errno " << errno;
 }
 

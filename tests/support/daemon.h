@@ -53,6 +53,9 @@ class Daemon {
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
 
+  // Has the shim under test serve another runtime name too.
+  void ServeAs(const std::string& runtime) const;
+
   // Start returns when the daemon answers, its first start also when the image is imported. False:
   // it does not; Log() says why.
   bool Start();
