@@ -94,8 +94,8 @@ TEST_P(DaemonRestart, KeepsWhatAContainerWroteWhileNobodyRead) {
       "echo before; until [ -e /tmp/now ]; do sleep 0.05; done; seq 1 3000; touch /tmp/written; "
       "until [ -e /tmp/end ]; do sleep 0.05; done; echo after; exit 14");
   ASSERT_TRUE(run->WaitOutput("before\n")) << run->err();
+  run.reset();  // First: losing its daemon it would remove the FIFOs, as CRI does not.
   daemon_->Kill();
-  run.reset();
   Touch("now");
   ASSERT_TRUE(Touched("written"));
   ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
@@ -120,8 +120,8 @@ TEST_P(DaemonRestart, KeepsTheOutputOfAContainerThatEndedWhileNobodyRead) {
   const pid_t init = daemon_->InitPid("a");
   ASSERT_TRUE(daemon_->WaitEvent("/tasks/start a"));
   const std::string fifo = daemon_->TaskEvents("a")[0].Field("stdout");
+  run.reset();  // First: losing its daemon it would remove the FIFOs, as CRI does not.
   daemon_->Kill();
-  run.reset();
   Touch("now");
   ASSERT_TRUE(Eventually([init] { return kill(init, 0) != 0; }));
 
