@@ -1,6 +1,7 @@
 #include "tests/support/daemon.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
@@ -98,6 +99,9 @@ void Daemon::ServeAs(const std::string& runtime) const {
   unlink(path.c_str());
   if (symlink(shim.c_str(), path.c_str()) != 0)
     ADD_FAILURE() << "symlink to " << shim << ": errno " << errno;
+  // Pages of a new file that are not on disk yet would count as the shim's own memory.
+  const UniqueFd file(open(shim.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.valid()) fsync(file.get());
 }
 
 Daemon::~Daemon() {
