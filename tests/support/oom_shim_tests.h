@@ -143,7 +143,7 @@ TEST_F(OomShim, OneAfterAnotherInOneShimEachIsToldOnceAndNothingIsLeftOpen) {
   const pid_t shim = first.shim_pid();
   const size_t descriptors = Descriptors(shim).size();
   const int rounds = std::getenv("FEATHER_OOM_ROUNDS") == nullptr
-                         ? 10
+                         ? 20
                          : std::atoi(std::getenv("FEATHER_OOM_ROUNDS"));
   for (int i = 0; i < rounds; ++i) {
     const std::string id = absl::StrCat("c", i);
