@@ -178,7 +178,8 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   TrimSoon();
   if (!status.ok()) co_return status;
   if (process->is_init()) {
-    if (!task->oom_watch) StartOomWatch(*task);  // a restored one has its cgroup only now
+    // A restored one has its cgroup only now, and has been running in it for a moment.
+    if (!task->oom_watch) StartOomWatch(*task, /*told=*/0);
     events::TaskStart event;
     event.set_container_id(request.id());
     event.set_pid(static_cast<uint32_t>(process->pid));
@@ -335,7 +336,7 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Shutdown(rpc::CallCont
   co_return Empty();
 }
 
-void TaskService::StartOomWatch(Task& task) {
+void TaskService::StartOomWatch(Task& task, std::optional<uint64_t> told) {
   const std::optional<Cgroup>& cgroup = task.container->cgroup();
   if (!cgroup) return;
   std::string directory = cgroup->path;
@@ -346,7 +347,7 @@ void TaskService::StartOomWatch(Task& task) {
   }
   auto watch = oom::Watch::Start(
       io_, cgroup->unified, directory,
-      [this, &task](const oom::Counters& counters) { OomKilled(task, counters); });
+      [this, &task](const oom::Counters& counters) { OomKilled(task, counters); }, told);
   if (watch.ok()) {
     task.oom_watch = *std::move(watch);
   } else {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -92,7 +93,7 @@ class TaskService {
   Answer<containerd::task::v2::DeleteResponse> DeleteTask(rpc::CallContext context,
                                                           std::shared_ptr<Task> task);
   Async<> RunDeletion(std::shared_ptr<Task> task);
-  void StartOomWatch(Task& task);
+  void StartOomWatch(Task& task, std::optional<uint64_t> told = std::nullopt);
   void OomKilled(const Task& task, const oom::Counters& counters);
   void Exited(Task& task, const Process& process);
 
