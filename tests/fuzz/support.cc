@@ -1,0 +1,30 @@
+#include "tests/fuzz/support.h"
+
+#include <google/protobuf/stubs/logging.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "runtime/base/file.h"
+
+// A target without seeds of its own.
+__attribute__((weak)) std::vector<std::pair<std::string, std::string>> feather::fuzz::Seeds() {
+  return {};
+}
+
+// libFuzzer calls it before the first input.
+extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
+  // protobuf reports every invalid string on stderr.
+  google::protobuf::SetLogHandler(nullptr);
+  if (*argc != 3 || strcmp((*argv)[1], "--seeds") != 0) return 0;
+  for (const auto& [name, bytes] : feather::fuzz::Seeds()) {
+    absl::Status written = feather::WriteFile(std::string((*argv)[2]) + "/" + name, bytes, 0644);
+    if (!written.ok()) {
+      fprintf(stderr, "%s\n", written.ToString().c_str());
+      exit(1);
+    }
+  }
+  exit(0);
+}
