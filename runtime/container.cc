@@ -232,9 +232,11 @@ Async<absl::Status> Container::Delete() {
   auto self = shared_from_this();
   Mutex::Lock lock = co_await init_->operations.Acquire();
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kDelete));
-  if (init_->stdio && init_->state == ProcessState::kStopped &&
-      !co_await init_->stdio->Drain(kDrainLimit))
-    LogWarning("output is still held open in the container: it ends here", {{"id", config_.id}});
+  if (init_->stdio && init_->state == ProcessState::kStopped) {
+    bool drained = co_await init_->stdio->Drain(kDrainLimit);
+    if (!drained)
+      LogWarning("output is still held open in the container: it ends here", {{"id", config_.id}});
+  }
   if (init_->state != ProcessState::kCreatedCheckpoint)
     CO_RETURN_IF_ERROR(co_await runtime_.Delete(false));
   if (init_->pid != 0) co_await init_->exited.WaitUntil(Clock::now() + kReapLimit);

@@ -112,9 +112,12 @@ Async<absl::Status> Container::DeleteExec(std::shared_ptr<Process> exec) {
   Mutex::Lock lock = co_await exec->operations.Acquire();
   CO_RETURN_IF_ERROR(AllowedForExec(exec->state, Operation::kDelete));
   if (exec->stdio) {
-    if (exec->state == ProcessState::kStopped && !co_await exec->stdio->Drain(kDrainLimit))
-      LogWarning("output is still held open by a child of the exec: it ends here",
-                 {{"exec_id", exec->exec_id}, {"id", config_.id}});
+    if (exec->state == ProcessState::kStopped) {
+      bool drained = co_await exec->stdio->Drain(kDrainLimit);
+      if (!drained)
+        LogWarning("output is still held open by a child of the exec: it ends here",
+                   {{"exec_id", exec->exec_id}, {"id", config_.id}});
+    }
     co_await exec->stdio->Close();
   }
   unlink(PidFile(exec->exec_id).c_str());
