@@ -121,10 +121,11 @@ TEST_P(DaemonStdio, GivesAContainerATerminalOfTheClientsSize) {
 }
 
 TEST_P(DaemonStdio, InterruptsWhatRunsInATerminal) {
-  const std::unique_ptr<Subprocess> run =
-      daemon_->StartCtr(daemon_->Run("a", {"--rm", "--tty"},
-                                     {"sh", "-c", "trap 'exit 12' INT; echo ready; sleep 1000"}),
-                        {.terminal = true});
+  // A loop: an interrupt just before the shell has a child would wait for that child's end.
+  const std::unique_ptr<Subprocess> run = daemon_->StartCtr(
+      daemon_->Run("a", {"--rm", "--tty"},
+                   {"sh", "-c", "trap 'exit 12' INT; echo ready; while :; do sleep 0.05; done"}),
+      {.terminal = true});
   ASSERT_TRUE(run->WaitOutput("ready")) << run->out();
   ASSERT_TRUE(run->Send("\x03"));
   EXPECT_EQ(run->Wait(), 12) << run->out();
