@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
@@ -140,10 +139,6 @@ TEST_P(DaemonRun, FreezesAndThawsAContainer) {
       daemon_->Run("a", {"--rm"}, {"sh", "-c", "while :; do echo tick; sleep 0.05; done"}));
   ASSERT_TRUE(run->WaitOutput("tick"));
   const CommandResult pause = daemon_->Ctr({"task", "pause", "a"});
-  if (absl::StrContains(pause.err, "not implemented") && Daemon::TestsFeather()) {
-    daemon_->Remove("a");
-    GTEST_SKIP() << "Pause is not implemented yet: " << pause.err;
-  }
   ASSERT_EQ(pause.code, 0) << pause.err;
   EXPECT_EQ(daemon_->TaskStatus("a"), "PAUSED");
   EXPECT_NE(daemon_->Ctr(daemon_->Exec("a", "e", {}, {"true"})).code, 0);
