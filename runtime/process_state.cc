@@ -31,8 +31,7 @@ constexpr std::array<Row, kStates> kInit = {{
     // kStopped
     {"cannot start a stopped process", "cannot pause a stopped container",
      "cannot resume a stopped container", "cannot update a stopped container",
-     "cannot checkpoint a stopped container", "cannot exec in a stopped state", kOk, kOk,
-     "cannot resize a stopped container"},
+     "cannot checkpoint a stopped container", "cannot exec in a stopped state", kOk, kOk, kOk},
     // kDeleted
     {"cannot start a deleted process", "cannot pause a deleted process",
      "cannot resume a deleted process", "cannot update a deleted process",

@@ -164,8 +164,9 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   return pointers;
 }
 
-// `null` is opened when one of 0, 1 and 2 is not named.
-absl::StatusOr<std::vector<Plan::Move>> Moves(const Command& command, UniqueFd& null) {
+// Those of 0, 1 and 2 that are not named are /dev/null: `nulls[0]`, for reading alone, is 0.
+using Nulls = std::array<UniqueFd, 2>;
+absl::StatusOr<std::vector<Plan::Move>> Moves(const Command& command, Nulls& nulls) {
   std::vector<Plan::Move> moves;
   moves.reserve(command.fds.size() + 3);
   std::array<bool, 3> named = {};
@@ -176,7 +177,8 @@ absl::StatusOr<std::vector<Plan::Move>> Moves(const Command& command, UniqueFd& 
   }
   for (int target = 0; target < 3; ++target) {
     if (named[static_cast<size_t>(target)]) continue;
-    if (!null) null.Reset(open("/dev/null", O_RDWR | O_CLOEXEC));
+    UniqueFd& null = nulls[target == 0 ? 0 : 1];
+    if (!null) null.Reset(open("/dev/null", (target == 0 ? O_RDONLY : O_RDWR) | O_CLOEXEC));
     if (!null) return SpawnError(errno, "open /dev/null");
     moves.push_back({null.get(), target});
   }
@@ -194,8 +196,8 @@ std::vector<std::string> InheritedEnvironment() {
 
 absl::StatusOr<pid_t> SpawnProcess(const Command& command) {
   ASSIGN_OR_RETURN(std::string path, FindExecutable(command));
-  UniqueFd null;
-  ASSIGN_OR_RETURN(std::vector<Plan::Move> moves, Moves(command, null));
+  Nulls nulls;
+  ASSIGN_OR_RETURN(std::vector<Plan::Move> moves, Moves(command, nulls));
   std::vector<char*> argv = Pointers(command.argv);
   std::vector<char*> env = Pointers(command.env);
 

@@ -212,11 +212,11 @@ TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext co
 
 TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContext context,
                                                                  std::shared_ptr<Task> task) {
-  if (!task->deletion) {
-    task->deletion = std::make_shared<Deletion>();
-    Spawn(io_, RunDeletion(task));
-  }
+  bool first = !task->deletion;
+  if (first) task->deletion = std::make_shared<Deletion>();
   std::shared_ptr<Deletion> deletion = task->deletion;
+  // One that fails at once is over, and forgotten by the task, when Spawn returns.
+  if (first) Spawn(io_, RunDeletion(task));
   std::vector<Event*> either = {&deletion->done, context.gone.get()};
   co_await WaitAny(std::move(either), context.deadline);
   // The deletion goes on; its answer is kept for the next Delete.

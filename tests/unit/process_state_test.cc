@@ -59,7 +59,7 @@ TEST(ProcessState, AnswersEveryOperationOnAnInitAsTheContractSays) {
       {kStopped, kExec, kUnknown, "cannot exec in a stopped state"},
       {kStopped, kKill, kOk, ""},
       {kStopped, kDelete, kOk, ""},
-      {kStopped, kResize, kUnknown, "cannot resize a stopped container"},
+      {kStopped, kResize, kOk, ""},
       {kDeleted, kStart, kUnknown, "cannot start a deleted process"},
       {kDeleted, kPause, kUnknown, "cannot pause a deleted process"},
       {kDeleted, kResume, kUnknown, "cannot resume a deleted process"},
