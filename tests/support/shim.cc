@@ -9,14 +9,17 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/bootstrap.pb.h"
+#include "runtime/base/async.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "shim/ttrpc/client.h"
 
 namespace feather::test {
 
@@ -59,7 +62,7 @@ void Container::MakeBundle() {
   if (mkdir(bundle_.c_str(), 0700) < 0) throw std::runtime_error("mkdir " + bundle_);
   mkdir((bundle_ + "/rootfs").c_str(), 0711);
   fs::create_symlink(work, bundle_ + "/work");
-  std::string config = options_.config ? *options_.config : MakeSpec(options_.spec).dump();
+  std::string config = options_.config ? *options_.config : MakeSpec(options_.spec);
   if (!WriteFile(bundle_ + "/config.json", config, 0666).ok()) throw std::runtime_error(bundle_);
   MakeFifo(bundle_ + "/log");
   ctrd_.OpenLog(bundle_ + "/log");
@@ -231,7 +234,7 @@ task::ExecProcessRequest Container::ExecRequest(const std::string& exec,
   request.set_exec_id(exec);
   request.set_terminal(terminal);
   request.mutable_spec()->set_type_url("types.containerd.io/opencontainers/runtime-spec/1/Process");
-  request.mutable_spec()->set_value(MakeProcess(args, terminal, streams.spec.env).dump());
+  request.mutable_spec()->set_value(MakeProcess(args, terminal, streams.spec.env));
   ClientStdio& stdio = exec_stdio_[exec] = MakeStdio(absl::StrCat("x", exec), streams);
   if (stdio.in) request.set_stdin(stdio.in->path());
   if (stdio.out) request.set_stdout(stdio.out->path());
@@ -314,22 +317,36 @@ absl::Status Container::KillAndRemove() {
   return Remove();
 }
 
-Pending<Empty> Container::SendBytes(std::string service, std::string method, std::string bytes,
-                                    std::optional<Clock::duration> timeout) {
-  auto state = std::make_shared<Pending<Empty>::State>();
-  auto call = [](std::shared_ptr<ttrpc::Client> client, std::string name, std::string method_name,
-                 std::string request, std::optional<Clock::duration> limit,
-                 std::shared_ptr<Pending<Empty>::State> result) -> Async<> {
-    absl::StatusOr<std::string> answer =
-        co_await client->Call(std::move(name), std::move(method_name), std::move(request), limit);
-    // Whatever the message was, it is no Empty.
-    if (answer.ok()) answer = std::string();
-    result->answer = std::move(answer);
+std::shared_ptr<std::optional<absl::StatusOr<std::string>>> Container::SendBytes(
+    std::string service, std::string method, std::string bytes,
+    std::optional<Clock::duration> timeout) {
+  auto answer = std::make_shared<std::optional<absl::StatusOr<std::string>>>();
+  auto call = [](std::shared_ptr<ttrpc::Client> client, std::string to, std::string name,
+                 std::string request, std::optional<Clock::duration> limit, std::string name_space,
+                 std::shared_ptr<std::optional<absl::StatusOr<std::string>>> result) -> Async<> {
+    ttrpc::Client::Metadata metadata;
+    metadata.emplace_back("containerd-namespace-ttrpc", std::move(name_space));
+    absl::StatusOr<std::string> received = co_await client->Call(
+        std::move(to), std::move(name), std::move(request), limit, std::move(metadata));
+    *result = std::move(received);
   };
-  Spawn(ctrd_.io(),
-        call(client_, std::move(service), std::move(method), std::move(bytes), timeout, state));
-  return Pending<Empty>(ctrd_.loop(), state);
+  if (client_ == nullptr)
+    *answer = absl::UnavailableError("not connected");
+  else
+    Spawn(ctrd_.io(), call(client_, std::move(service), std::move(method), std::move(bytes),
+                           timeout, ctrd_.name_space(), answer));
+  return answer;
 }
+
+absl::Status Container::CallBytes(std::string service, std::string method, std::string bytes) {
+  auto answer = SendBytes(std::move(service), std::move(method), std::move(bytes));
+  if (!loop().RunUntil([&] { return answer->has_value(); }))
+    return absl::DeadlineExceededError("the test's limit passed without an answer");
+  return (*answer)->status();
+}
+
+bool Container::connected() const { return client_ && !client_->closed(); }
+Loop& Container::loop() { return ctrd_.loop(); }
 
 void Container::KillShim() {
   ctrd_.ForgiveShim(shim_pid_);

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,6 +26,10 @@
 //   Container& c = ctrd.New("a", {.spec = {.args = {"echo", "hi"}}});
 //   c.Create(); c.Start(); c.Wait(); … c.Remove();
 //   EXPECT_THAT(ctrd.FindLeftovers(), IsEmpty());
+namespace feather::ttrpc {
+class Client;
+}
+
 namespace feather::test {
 
 namespace task = containerd::task::v2;
@@ -101,7 +104,7 @@ class Container {
   const Answer& answer() const { return answer_; }
   // The server that `start` left behind; 0 if it named one that was running.
   pid_t shim_pid() const { return shim_pid_; }
-  bool connected() const { return client_ && !client_->closed(); }
+  bool connected() const;
   ttrpc::Client& client() { return *client_; }
   ClientStdio& stdio() { return stdio_; }
   ClientStdio& exec_stdio(const std::string& exec) { return exec_stdio_[exec]; }
@@ -144,15 +147,20 @@ class Container {
 
   template <typename Response, typename Request>
   Pending<Response> Send(std::string method, const Request& request,
-                         std::optional<Clock::duration> timeout = std::nullopt);
+                         std::optional<Clock::duration> timeout = std::nullopt) {
+    return Pending<Response>(
+        loop(), SendBytes(service(), std::move(method), request.SerializeAsString(), timeout));
+  }
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(std::string method, const Request& request) {
     return Send<Response>(std::move(method), request).Get();
   }
   // The bare call, whatever the method and the bytes.
-  Pending<google::protobuf::Empty> SendBytes(std::string service, std::string method,
-                                             std::string bytes,
-                                             std::optional<Clock::duration> timeout = std::nullopt);
+  std::shared_ptr<std::optional<absl::StatusOr<std::string>>> SendBytes(
+      std::string service, std::string method, std::string bytes,
+      std::optional<Clock::duration> timeout = std::nullopt);
+  // Its error.
+  absl::Status CallBytes(std::string service, std::string method, std::string bytes);
   // containerd.task.v2.Task or v3, as the shim's version asks for.
   std::string service() const;
 
@@ -170,6 +178,8 @@ class Container {
  private:
   ClientStdio MakeStdio(const std::string& name, const ContainerOptions& options);
   absl::StatusOr<Answer> ParseAnswer(const std::string& out) const;
+
+  Loop& loop();
 
   FakeContainerd& ctrd_;
   std::string id_;
@@ -249,26 +259,5 @@ class FakeContainerd {
   std::map<pid_t, int> exits_;
   std::vector<std::unique_ptr<Container>> containers_;
 };
-
-template <typename Response, typename Request>
-Pending<Response> Container::Send(std::string method, const Request& request,
-                                  std::optional<Clock::duration> timeout) {
-  auto state = std::make_shared<typename Pending<Response>::State>();
-  auto call = [](std::shared_ptr<ttrpc::Client> client, std::string service, std::string name,
-                 std::string bytes, std::optional<Clock::duration> limit, std::string name_space,
-                 std::shared_ptr<typename Pending<Response>::State> result) -> Async<> {
-    ttrpc::Client::Metadata metadata;
-    metadata.emplace_back("containerd-namespace-ttrpc", std::move(name_space));
-    absl::StatusOr<std::string> answer = co_await client->Call(
-        std::move(service), std::move(name), std::move(bytes), limit, std::move(metadata));
-    result->answer = std::move(answer);
-  };
-  if (client_ == nullptr)
-    state->answer = absl::UnavailableError("not connected");
-  else
-    Spawn(ctrd_.io(), call(client_, service(), std::move(method), request.SerializeAsString(),
-                           timeout, ctrd_.name_space(), state));
-  return Pending<Response>(ctrd_.loop(), std::move(state));
-}
 
 }  // namespace feather::test

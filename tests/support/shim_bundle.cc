@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 namespace feather::test {
@@ -15,9 +16,9 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kApplets[] = {
-    "sh",   "cat",   "echo",   "sleep", "true", "false", "ls",   "head",     "tail",
-    "tr",   "dd",    "wc",     "stty",  "env",  "mkdir", "kill", "ps",       "printf",
-    "test", "touch", "md5sum", "seq",   "sort", "id",    "pwd",  "readlink", "setsid"};
+    "sh",     "cat", "echo", "sleep", "true",  "false",    "ls",     "head",   "tail", "tr",
+    "dd",     "wc",  "stty", "env",   "mkdir", "kill",     "ps",     "printf", "test", "touch",
+    "md5sum", "seq", "sort", "id",    "pwd",   "readlink", "setsid", "grep",   "stat", "cut"};
 
 json Capabilities() {
   return json::array({"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD",
@@ -40,6 +41,25 @@ json Mounts() {
        MountEntry("/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}),
        MountEntry("/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", "ro"}),
        MountEntry("/run", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"})});
+}
+
+json Process(const std::vector<std::string>& args, bool terminal,
+             const std::vector<std::string>& env) {
+  json environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
+  if (terminal) environment.push_back("TERM=xterm");
+  for (const std::string& entry : env) environment.push_back(entry);
+  json process = {{"user", {{"uid", 0}, {"gid", 0}}},
+                  {"args", args},
+                  {"env", environment},
+                  {"cwd", "/"},
+                  {"capabilities",
+                   {{"bounding", Capabilities()},
+                    {"effective", Capabilities()},
+                    {"permitted", Capabilities()}}},
+                  {"rlimits", {{{"type", "RLIMIT_NOFILE"}, {"hard", 1024}, {"soft", 1024}}}},
+                  {"noNewPrivileges", true}};
+  if (terminal) process["terminal"] = true;
+  return process;
 }
 
 }  // namespace
@@ -65,26 +85,12 @@ void MakeRootfs(const std::string& path) {
   for (const char* applet : kApplets) fs::create_symlink("busybox", path + "/bin/" + applet);
 }
 
-json MakeProcess(const std::vector<std::string>& args, bool terminal,
-                 const std::vector<std::string>& env) {
-  json environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
-  if (terminal) environment.push_back("TERM=xterm");
-  for (const std::string& entry : env) environment.push_back(entry);
-  json process = {{"user", {{"uid", 0}, {"gid", 0}}},
-                  {"args", args},
-                  {"env", environment},
-                  {"cwd", "/"},
-                  {"capabilities",
-                   {{"bounding", Capabilities()},
-                    {"effective", Capabilities()},
-                    {"permitted", Capabilities()}}},
-                  {"rlimits", {{{"type", "RLIMIT_NOFILE"}, {"hard", 1024}, {"soft", 1024}}}},
-                  {"noNewPrivileges", true}};
-  if (terminal) process["terminal"] = true;
-  return process;
+std::string MakeProcess(const std::vector<std::string>& args, bool terminal,
+                        const std::vector<std::string>& env) {
+  return Process(args, terminal, env).dump();
 }
 
-json MakeSpec(const SpecOptions& options) {
+std::string MakeSpec(const SpecOptions& options) {
   json linux_section = {
       {"resources", {{"devices", {{{"allow", false}, {"access", "rwm"}}}}}},
       {"cgroupsPath", options.cgroups_path},
@@ -93,13 +99,13 @@ json MakeSpec(const SpecOptions& options) {
       {"maskedPaths", {"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list"}},
       {"readonlyPaths", {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"}}};
   json spec = {{"ociVersion", "1.0.2"},
-               {"process", MakeProcess(options.args, options.terminal, options.env)},
+               {"process", Process(options.args, options.terminal, options.env)},
                {"root", {{"path", options.root}}},
                {"hostname", "feather"},
                {"mounts", Mounts()},
                {"linux", linux_section}};
-  spec.merge_patch(options.patch);
-  return spec;
+  if (!options.patch.empty()) spec.merge_patch(json::parse(options.patch));
+  return spec.dump();
 }
 
 }  // namespace feather::test

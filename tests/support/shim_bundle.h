@@ -1,6 +1,5 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -36,13 +35,14 @@ struct SpecOptions {
   // root.path: "rootfs" when the request mounts it, else an absolute path.
   std::string root = "rootfs";
   std::string cgroups_path;
-  // An RFC 7386 merge patch, applied last.
-  nlohmann::json patch = nlohmann::json::object();
+  // An RFC 7386 merge patch in JSON, applied last; empty: none.
+  std::string patch;
 };
 
-nlohmann::json MakeSpec(const SpecOptions& options);
+// JSON.
+std::string MakeSpec(const SpecOptions& options);
 // The `process` object of an exec.
-nlohmann::json MakeProcess(const std::vector<std::string>& args, bool terminal = false,
-                           const std::vector<std::string>& env = {});
+std::string MakeProcess(const std::vector<std::string>& args, bool terminal = false,
+                        const std::vector<std::string>& env = {});
 
 }  // namespace feather::test

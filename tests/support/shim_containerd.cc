@@ -1,6 +1,8 @@
+#include <linux/magic.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,6 +57,12 @@ std::vector<std::string> MountsBelow(const std::string& directory) {
   }
   std::reverse(mounts.begin(), mounts.end());
   return mounts;
+}
+
+bool IsCgroup(const std::string& directory) {
+  struct statfs fs {};
+  if (statfs(directory.c_str(), &fs) < 0) return false;
+  return fs.f_type == CGROUP_SUPER_MAGIC || fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
 // Directories named after the test in any cgroup hierarchy, at most `depth` levels down.
@@ -278,7 +286,10 @@ std::vector<std::string> FakeContainerd::FindLeftovers() {
     if (unlink(path.c_str()) == 0) left.push_back("socket: " + path);
   }
   std::vector<std::string> cgroups;
-  FindCgroups("/sys/fs/cgroup", name(), 2, cgroups);
+  if (IsCgroup("/sys/fs/cgroup")) FindCgroups("/sys/fs/cgroup", name(), 2, cgroups);
+  for (const std::string& hierarchy : Entries("/sys/fs/cgroup"))
+    if (IsCgroup("/sys/fs/cgroup/" + hierarchy))
+      FindCgroups("/sys/fs/cgroup/" + hierarchy, name(), 1, cgroups);
   for (const std::string& cgroup : cgroups) {
     left.push_back("cgroup: " + cgroup);
     rmdir(cgroup.c_str());

@@ -11,7 +11,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/ttrpc_events.pb.h"
+#include "runtime/base/async.h"
 #include "runtime/base/unique_fd.h"
+#include "shim/rpc/method_table.h"
+#include "shim/ttrpc/server.h"
 
 namespace feather::test {
 namespace {
@@ -80,10 +83,17 @@ std::string RecordedEvent::Summary() const {
   return line;
 }
 
-EventsServer::EventsServer(asio::io_context& io, std::string path)
-    : io_(io), path_(std::move(path)) {
-  methods_.Add(kService, "Forward", [this](rpc::CallContext, std::string request) {
-    return Forward(std::move(request));
+struct EventsServer::Service {
+  static Async<absl::StatusOr<std::string>> Forward(EventsServer* self, std::string request);
+  asio::io_context& io;
+  rpc::MethodTable methods;
+  std::unique_ptr<ttrpc::Server> server;
+};
+
+EventsServer::EventsServer(asio::io_context& io, std::string path) : path_(std::move(path)) {
+  service_.reset(new Service{io, {}, nullptr});
+  service_->methods.Add(kService, "Forward", [this](rpc::CallContext, std::string request) {
+    return Service::Forward(this, std::move(request));
   });
   Start();
 }
@@ -91,22 +101,23 @@ EventsServer::EventsServer(asio::io_context& io, std::string path)
 EventsServer::~EventsServer() { Stop(); }
 
 void EventsServer::Start() {
-  if (server_) return;
-  server_ = std::make_unique<ttrpc::Server>(io_, methods_);
-  server_->Serve(Listen(path_));
+  if (service_->server) return;
+  service_->server = std::make_unique<ttrpc::Server>(service_->io, service_->methods);
+  service_->server->Serve(Listen(path_));
 }
 
 void EventsServer::Stop() {
-  if (!server_) return;
-  server_->Stop();
-  server_->Close();
-  server_.reset();
+  if (!service_->server) return;
+  service_->server->Stop();
+  service_->server->Close();
+  service_->server.reset();
   unlink(path_.c_str());
 }
 
-Async<absl::StatusOr<std::string>> EventsServer::Forward(std::string request) {
-  ++in_flight_;
-  most_in_flight_ = std::max(most_in_flight_, in_flight_);
+Async<absl::StatusOr<std::string>> EventsServer::Service::Forward(EventsServer* self,
+                                                                  std::string request) {
+  ++self->in_flight_;
+  self->most_in_flight_ = std::max(self->most_in_flight_, self->in_flight_);
   containerd::services::events::ttrpc::v1::ForwardRequest message;
   bool parsed = message.ParseFromString(request);
   RecordedEvent event;
@@ -117,14 +128,14 @@ Async<absl::StatusOr<std::string>> EventsServer::Forward(std::string request) {
   event.timestamp = ToTime(message.envelope().timestamp());
   event.arrived = Clock::now();
   Decode(event);
-  if (delay_ > Clock::duration::zero()) co_await SleepFor(delay_);
-  --in_flight_;
+  if (self->delay_ > Clock::duration::zero()) co_await SleepFor(self->delay_);
+  --self->in_flight_;
   if (!parsed) co_return absl::InvalidArgumentError("cannot parse the request");
-  if (!refusal_.ok()) {
-    refused_.push_back(std::move(event));
-    co_return refusal_;
+  if (!self->refusal_.ok()) {
+    self->refused_.push_back(std::move(event));
+    co_return self->refusal_;
   }
-  events_.push_back(std::move(event));
+  self->events_.push_back(std::move(event));
   co_return std::string();
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <asio/io_context.hpp>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -10,9 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "proto/events.pb.h"
-#include "runtime/base/async.h"
-#include "shim/rpc/method_table.h"
-#include "shim/ttrpc/server.h"
+#include "tests/support/shim_loop.h"
 
 namespace feather::test {
 
@@ -73,12 +70,9 @@ class EventsServer {
   const RecordedEvent* FindExit(const std::string& container, const std::string& id) const;
 
  private:
-  Async<absl::StatusOr<std::string>> Forward(std::string request);
-
-  asio::io_context& io_;
+  struct Service;
   std::string path_;
-  rpc::MethodTable methods_;
-  std::unique_ptr<ttrpc::Server> server_;
+  std::unique_ptr<Service> service_;
   Clock::duration delay_{};
   absl::Status refusal_;
   int in_flight_ = 0;

@@ -11,6 +11,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "runtime/base/async.h"
+
 namespace feather::test {
 
 void MakeFifo(const std::string& path) {
@@ -25,6 +27,7 @@ struct FifoReader::State {
   size_t size = 0;
   bool discard = false;
   bool eof = false;
+  static Async<> Read(std::shared_ptr<State> state);
   int generation = 0;  // of the opening that reads; every other coroutine ends
 };
 
@@ -58,7 +61,7 @@ void FifoReader::Pause() {
 
 void FifoReader::Resume() {
   ++state_->generation;
-  Spawn(io_, Read(state_));
+  Spawn(io_, State::Read(state_));
 }
 
 const std::string& FifoReader::data() const { return state_->data; }
@@ -67,7 +70,7 @@ size_t FifoReader::size() const { return state_->size; }
 void FifoReader::Discard(bool discard) { state_->discard = discard; }
 
 // Waits before it reads: a FIFO that no writer has opened yet reads as ended, but is not ready.
-Async<> FifoReader::Read(std::shared_ptr<State> state) {
+Async<> FifoReader::State::Read(std::shared_ptr<State> state) {
   int generation = state->generation;
   std::array<char, 65536> buffer;
   while (generation == state->generation) {
@@ -89,13 +92,14 @@ struct FifoWriter::State {
   explicit State(asio::io_context& io) : fifo(io) {}
   asio::posix::stream_descriptor fifo;
   std::string pending;
+  static Async<> Run(std::shared_ptr<State> state, std::string path);
   bool closing = false;
   bool closed = false;
 };
 
 FifoWriter::FifoWriter(asio::io_context& io, std::string path)
     : path_(std::move(path)), state_(std::make_shared<State>(io)) {
-  Spawn(io, Run(state_, path_));
+  Spawn(io, State::Run(state_, path_));
 }
 
 FifoWriter::~FifoWriter() {
@@ -109,7 +113,7 @@ void FifoWriter::Write(absl::string_view data) { state_->pending.append(data.dat
 void FifoWriter::Close() { state_->closing = true; }
 bool FifoWriter::closed() const { return state_->closed; }
 
-Async<> FifoWriter::Run(std::shared_ptr<State> state, std::string path) {
+Async<> FifoWriter::State::Run(std::shared_ptr<State> state, std::string path) {
   while (!state->closed && !state->fifo.is_open()) {
     int fd = open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd >= 0)

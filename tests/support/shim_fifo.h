@@ -1,11 +1,13 @@
 #pragma once
 
-#include <asio/io_context.hpp>
 #include <memory>
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "runtime/base/async.h"
+
+namespace asio {
+class io_context;
+}
 
 namespace feather::test {
 
@@ -41,7 +43,6 @@ class FifoReader {
 
  private:
   struct State;
-  static Async<> Read(std::shared_ptr<State> state);
   asio::io_context& io_;
   std::string path_;
   bool keep_;
@@ -64,7 +65,6 @@ class FifoWriter {
 
  private:
   struct State;
-  static Async<> Run(std::shared_ptr<State> state, std::string path);
   std::string path_;
   std::shared_ptr<State> state_;
 };

@@ -140,6 +140,8 @@ bool HideUnifiedCgroup() {
   if (unshare(CLONE_NEWNS) < 0) return false;
   if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) return false;
   hidden = umount2("/sys/fs/cgroup/unified", MNT_DETACH) == 0;
+  // crun makes its directories at the empty mount point, too, and leaves them.
+  if (hidden) mount("none", "/sys/fs/cgroup/unified", "tmpfs", 0, nullptr);
   return hidden;
 }
 

@@ -1,0 +1,179 @@
+// Delete, and operations while another one of the same container hangs.
+
+#include <signal.h>
+
+#include "absl/strings/str_cat.h"
+#include "tests/support/shim_test.h"
+
+namespace feather::test {
+namespace {
+
+class Delete : public ShimTest {
+ protected:
+  // A runtime that, before `command`, waits until the gate's FIFO has been opened and closed.
+  void HangIn(const std::string& command) {
+    MakeFifo(gate());
+    settings_.runtime = WriteRuntime(
+        "runc-hangs", absl::StrCat("for a in \"$@\"; do [ \"$a\" = ", command, " ] && cat ", gate(),
+                                   "; done\nexec runc \"$@\"\n"));
+  }
+  void Open() { FifoOpener(); }
+  std::string gate() const { return gate_.path() + "/gate"; }
+  Pending<task::DeleteResponse> SendDelete(Container& c, const std::string& exec = "") {
+    task::DeleteRequest request;
+    request.set_id(c.id());
+    request.set_exec_id(exec);
+    return c.Send<task::DeleteResponse>("Delete", request);
+  }
+
+ private:
+  void FifoOpener() {
+    opener_ = std::make_unique<FifoWriter>(ctrd().io(), gate());
+    opener_->Close();
+  }
+  TestDirectory gate_;
+  std::unique_ptr<FifoWriter> opener_;
+};
+
+TEST_F(Delete, TwiceIsNotFoundTheSecondTime) {
+  Container& c = New("a", Shell("exit 0"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.Delete(), IsOk());
+  EXPECT_THAT(c.Delete(), IsError(kNotFound, ""));
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, TwoAtOnceDeleteOnceAndBothAreAnswered) {
+  HangIn("delete");
+  Container& c = New("a", Shell("exit 6"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  auto first = SendDelete(c);
+  auto second = SendDelete(c);
+  EXPECT_THAT(c.ConnectTask(), IsOk());
+  EXPECT_THAT(c.State(), IsOk()) << "State waits for nothing";
+  EXPECT_FALSE(first.done());
+  Open();
+  auto a = first.Get();
+  auto b = second.Get();
+  EXPECT_TRUE(a.ok() || b.ok());
+  for (const auto& answer : {a, b}) {
+    EXPECT_TRUE(answer.ok() || absl::IsNotFound(answer.status())) << answer.status();
+    EXPECT_EQ(answer.ok() ? answer->exit_status() : 6u, 6u);
+  }
+  ASSERT_TRUE(ctrd().WaitForDelete("a"));
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, GoesOnWhenTheCallerIsGoneAndCanBeRetried) {
+  HangIn("delete");
+  Container& c = New("a", Shell("exit 6"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  SendDelete(c);
+  EXPECT_THAT(c.State(), IsOk());  // the Delete has arrived
+  c.Disconnect();
+  ASSERT_THAT(c.Connect(), IsOk());
+  Open();
+  auto again = c.Delete();
+  EXPECT_TRUE(again.ok() || absl::IsNotFound(again.status())) << again.status();
+  ASSERT_TRUE(ctrd().WaitForDelete("a"));
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, FailureOfTheRuntimeIsToldAndCanBeRetried) {
+  TestDirectory flag;
+  settings_.runtime = WriteRuntime(
+      "runc-fails",
+      absl::StrCat("case \"$*\" in *' delete a') [ -e ", flag.path(), "/ok ] || { touch ",
+                   flag.path(), "/ok; echo broken >&2; exit 1; };; esac\nexec runc \"$@\"\n"));
+  Container& c = New("a", Shell("exit 6"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.Delete(), IsError(kUnknown, "failed to delete task: "));
+  EXPECT_EQ(c.State()->status(), containerd::v1::types::STOPPED);
+  auto deleted = c.Delete();
+  ASSERT_THAT(deleted, IsOk());
+  EXPECT_EQ(deleted->exit_status(), 6u);
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, EverythingElseAnswersWhileACreateHangs) {
+  HangIn("create");
+  ContainerOptions options = Shell("exit 0");
+  options.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
+  Container& c = New("a", options);
+  auto request = c.CreateRequest();
+  auto create = c.Send<task::CreateTaskResponse>("Create", request);
+  auto connect = c.ConnectTask();
+  ASSERT_THAT(connect, IsOk());
+  EXPECT_EQ(connect->task_pid(), 0u);
+  EXPECT_NE(c.State().status().code(), kDeadlineExceeded) << "either answer will do";
+  EXPECT_THAT(c.Shutdown(), IsOk());
+  Container& other = New("b", options);
+  EXPECT_THAT(other.State(), IsError(kNotFound, ""));
+  EXPECT_FALSE(create.done());
+  EXPECT_THAT(c.Create(request), IsError(kAlreadyExists, "")) << "the id is taken";
+  Open();
+  ASSERT_THAT(create.Get(), IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_F(Delete, WaitHonoursItsDeadlineAndGoesOnForOthers) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  auto patient = c.WaitAsync();
+  EXPECT_THAT(c.Wait("", std::chrono::milliseconds(200)),
+              IsError(kDeadlineExceeded, "context deadline exceeded"));
+  EXPECT_FALSE(patient.done());
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_EQ(patient.Get()->exit_status(), 137u);
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_F(Delete, WaitsOfAClosedConnectionHarmNobody) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  for (int round = 0; round < 5; ++round) {
+    std::vector<Pending<task::WaitResponse>> abandoned;
+    for (int i = 0; i < 20; ++i) abandoned.push_back(c.WaitAsync());
+    EXPECT_THAT(c.State(), IsOk());
+    c.Disconnect();
+    ASSERT_THAT(c.Connect(), IsOk());
+  }
+  EXPECT_EQ(c.State()->status(), containerd::v1::types::RUNNING);
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Delete, ConcurrentCreatesOfOneIdMakeOneContainer) {
+  Container& c = New("a");
+  auto request = c.CreateRequest();
+  auto first = c.Send<task::CreateTaskResponse>("Create", request);
+  auto second = c.Send<task::CreateTaskResponse>("Create", request);
+  auto a = first.Get();
+  auto b = second.Get();
+  EXPECT_NE(a.ok(), b.ok());
+  EXPECT_THAT(a.ok() ? b : a, IsError(kAlreadyExists, ""));
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Delete, ConcurrentExecsOfOneIdMakeOneProcess) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  auto request = c.ExecRequest("x", {"true"});
+  auto first = c.Send<google::protobuf::Empty>("Exec", request);
+  auto second = c.Send<google::protobuf::Empty>("Exec", request);
+  auto a = first.Get();
+  auto b = second.Get();
+  EXPECT_NE(a.ok(), b.ok());
+  EXPECT_THAT(a.ok() ? b : a, IsError(kAlreadyExists, "id x"));
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+}  // namespace
+}  // namespace feather::test

@@ -1,0 +1,168 @@
+// Signals, and what dies with an init.
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
+#include "tests/support/shim_test.h"
+
+namespace feather::test {
+namespace {
+
+constexpr char kSharedPids[] =
+    R"({"linux": {"namespaces": [{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]}})";
+
+class Kill : public RuntimeTest {
+ protected:
+  // Until the container has written this.
+  bool WaitForOutput(Container& c, const std::string& text) {
+    return RunUntil([&] { return c.stdio().out->data().find(text) != std::string::npos; });
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Runtimes, Kill, kRuntimes, RuntimeName);
+
+TEST_P(Kill, SendsTheSignalThatWasAskedFor) {
+  Container& c = New("a", Shell("trap 'echo usr1' USR1; trap 'exit 42' TERM; echo ready; "
+                                "while :; do sleep 0.05; done"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_TRUE(WaitForOutput(c, "ready"));
+  ASSERT_THAT(c.Kill(SIGUSR1), IsOk());
+  ASSERT_TRUE(WaitForOutput(c, "usr1"));
+  ASSERT_THAT(c.Kill(SIGTERM), IsOk());
+  EXPECT_EQ(c.Wait()->exit_status(), 42u);
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_P(Kill, OfAnExecReachesThatProcessAlone) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
+  ASSERT_THAT(c.Exec("y", {"sleep", "1000"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  ASSERT_THAT(c.Start("y"), IsOk());
+  ASSERT_THAT(c.Kill(SIGHUP, "x"), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 128u + SIGHUP);
+  EXPECT_EQ(c.State("y")->status(), containerd::v1::types::RUNNING);
+  EXPECT_EQ(c.State()->status(), containerd::v1::types::RUNNING);
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_P(Kill, AllReachesEveryProcessOfTheContainer) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  ASSERT_THAT(c.Kill(SIGKILL, "", /*all=*/true), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 137u);
+  EXPECT_EQ(c.Wait()->exit_status(), 137u);
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+// Nothing but the shim ends the other processes when the container shares the host's pid namespace.
+TEST_P(Kill, TheInitsEndTakesTheOthersAlongInASharedPidNamespace) {
+  ContainerOptions options = Shell("sleep 1000 & echo started; sleep 1000 & exit 0");
+  options.spec.patch = kSharedPids;
+  Container& c = New("a", options);
+  ASSERT_THAT(c.Run(), IsOk());
+  EXPECT_EQ(c.Wait()->exit_status(), 0u);
+  ASSERT_TRUE(WaitForEof(c.stdio())) << "the background processes must be gone";
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_P(Kill, ExecsOfASharedPidNamespaceEndBeforeTheInit) {
+  ContainerOptions options;
+  options.spec.patch = kSharedPids;
+  Container& c = New("a", options);
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  auto exec_wait = c.WaitAsync("x");
+  auto wait = c.WaitAsync();
+  ASSERT_THAT(c.Kill(SIGTERM), IsOk());
+  ASSERT_THAT(wait.Get(), IsOk());
+  EXPECT_TRUE(exec_wait.Get().ok());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 137u);
+  EXPECT_EQ(c.Wait()->exit_status(), 128u + SIGTERM);
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+// A double fork in the host's pid namespace makes the shim the parent of what is left.
+TEST_P(Kill, OrphansAreReaped) {
+  ContainerOptions options = Shell("(sleep 0.1 & exec true); echo forked; sleep 1000");
+  options.spec.patch = kSharedPids;
+  Container& c = New("a", options);
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_TRUE(WaitForOutput(c, "forked"));
+  auto only_the_init_is_left = [&] {
+    auto pids = c.Pids();
+    return pids.ok() && pids->processes_size() <= 2;  // the shell and its last sleep
+  };
+  EXPECT_TRUE(RunUntil(only_the_init_is_left));
+  std::string children = absl::StrCat("/proc/", c.shim_pid(), "/task/", c.shim_pid(), "/children");
+  EXPECT_TRUE(RunUntil([&] {
+    auto list = ReadFile(children);
+    return list.ok() && *list == absl::StrCat(c.State()->pid(), " ");
+  })) << *ReadFile(children);
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_P(Kill, AndDeleteOfWhatTheRuntimeHasDeletedAlready) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  HelperCommand command;
+  command.argv = {std::string("/usr/bin/") + GetParam(),
+                  "--root",
+                  ctrd().runtime_root() + "/" + ctrd().name_space(),
+                  "delete",
+                  "--force",
+                  "a"};
+  command.env = {"PATH=/usr/bin:/usr/sbin:/bin:/sbin"};
+  HelperResult result = RunHelper(command);
+  ASSERT_EQ(result.exit_code, 0) << result.out;
+  EXPECT_EQ(c.Wait()->exit_status(), 137u);
+  EXPECT_THAT(c.Kill(SIGKILL), IsError(kNotFound, ""));
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+class KillWithAFakeRuntime : public ShimTest {
+ protected:
+  // `kill` answers with this line and fails; everything else is runc's.
+  absl::Status KillAnswering(const std::string& line) {
+    settings_.runtime =
+        WriteRuntime("runc-kill", absl::StrCat("case \"$*\" in *' kill a 10'*) echo '", line,
+                                               "' >&2; exit 1;; esac\nexec runc \"$@\"\n"));
+    Container& c = New("a");
+    EXPECT_THAT(c.Run(), IsOk());
+    absl::Status status = c.Kill(SIGUSR1);
+    EXPECT_THAT(c.KillAndRemove(), IsOk());
+    return status;
+  }
+};
+
+TEST_F(KillWithAFakeRuntime, ProcessAlreadyFinishedIsNotFound) {
+  EXPECT_THAT(KillAnswering("os: process already finished"),
+              IsError(kNotFound, "process already finished"));
+}
+
+TEST_F(KillWithAFakeRuntime, ContainerNotRunningIsNotFound) {
+  EXPECT_THAT(KillAnswering("container not running"),
+              IsError(kNotFound, "process already finished"));
+}
+
+TEST_F(KillWithAFakeRuntime, NoSuchProcessIsNotFound) {
+  EXPECT_THAT(KillAnswering("kill: No Such Process"),
+              IsError(kNotFound, "process already finished"));
+}
+
+TEST_F(KillWithAFakeRuntime, DoesNotExistIsNotFound) {
+  EXPECT_THAT(KillAnswering("container \"a\" does not exist"),
+              IsError(kNotFound, "no such container"));
+}
+
+TEST_F(KillWithAFakeRuntime, AnyOtherTextIsUnknown) {
+  EXPECT_THAT(KillAnswering("out of cheese"), IsError(kUnknown, "unknown error after kill: "));
+}
+
+}  // namespace
+}  // namespace feather::test
