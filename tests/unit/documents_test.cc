@@ -1,0 +1,174 @@
+// The documents against the tree: what they say exists, and what exists they say.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "runtime/base/file.h"
+
+namespace feather {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string Source(const std::string& path) { return absl::StrCat(FEATHER_SOURCE_DIR, "/", path); }
+
+std::string Read(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadFile(path);
+  EXPECT_TRUE(text.ok()) << path << ": " << text.status();
+  return text.value_or("");
+}
+
+// The string literal that `text` begins with, after blanks; adjacent ones are one. Empty: none.
+std::string Literal(absl::string_view text) {
+  std::string literal;
+  while (true) {
+    text = absl::StripLeadingAsciiWhitespace(text);
+    if (!absl::ConsumePrefix(&text, "\"")) return literal;
+    const size_t end = text.find('"');
+    if (end == text.npos) return literal;
+    absl::StrAppend(&literal, text.substr(0, end));
+    text.remove_prefix(end + 1);
+  }
+}
+
+// The messages of all calls of `function` in a file.
+void CollectMessages(const std::string& file, const std::string& text, const std::string& function,
+                     std::set<std::string>& messages) {
+  for (size_t at = text.find(function); at != text.npos; at = text.find(function, at + 1)) {
+    const std::string message = Literal(absl::string_view(text).substr(at + function.size()));
+    EXPECT_NE(message, "") << file << ": a message of " << function
+                           << " is no literal: how is anybody to look it up?";
+    messages.insert(message);
+  }
+}
+
+std::set<std::string> LoggedMessages() {
+  std::set<std::string> messages;
+  for (const char* folder : {"shim", "runtime", "oom"}) {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(Source(folder))) {
+      const std::string path = entry.path().string();
+      const bool source = entry.path().extension() == ".cc" || entry.path().extension() == ".h";
+      if (!source || absl::EndsWith(path, "runtime/base/log.h")) continue;
+      const std::string text = Read(path);
+      for (const char* function :
+           {"LogDebug(", "LogInfo(", "LogWarning(", "LogError(", "Line(LogLevel::kWarning,"})
+        CollectMessages(path, text, function, messages);
+    }
+  }
+  return messages;
+}
+
+// The first `quoted` cell of each row in the tables of operating.md's section on the log.
+std::set<std::string> ExplainedMessages() {
+  const std::string text = Read(Source("docs/operating.md"));
+  const size_t begin = text.find("\n## Log lines");
+  EXPECT_NE(begin, text.npos);
+  const size_t end = text.find("\n## ", begin + 1);
+  std::set<std::string> messages;
+  for (absl::string_view line : absl::StrSplit(text.substr(begin, end - begin), '\n')) {
+    if (!absl::ConsumePrefix(&line, "| `")) continue;
+    messages.insert(std::string(line.substr(0, line.find('`'))));
+  }
+  return messages;
+}
+
+std::vector<std::string> Without(const std::set<std::string>& all,
+                                 const std::set<std::string>& those) {
+  std::vector<std::string> rest;
+  std::set_difference(all.begin(), all.end(), those.begin(), those.end(), std::back_inserter(rest));
+  return rest;
+}
+
+// The commands in a document's `sh` blocks, split at pipes and `&&`.
+std::vector<std::string> Commands(const std::string& path) {
+  std::vector<std::string> commands;
+  bool inside = false;
+  for (absl::string_view line : absl::StrSplit(Read(Source(path)), '\n')) {
+    if (absl::StartsWith(line, "```")) {
+      inside = !inside && line == "```sh";
+      continue;
+    }
+    if (!inside) continue;
+    const absl::string_view code = line.substr(0, line.find('#'));
+    for (absl::string_view part : absl::StrSplit(code, absl::ByString("&&"))) {
+      for (absl::string_view command : absl::StrSplit(part, '|')) {
+        command = absl::StripAsciiWhitespace(command);
+        if (!command.empty()) commands.emplace_back(command);
+      }
+    }
+  }
+  return commands;
+}
+
+bool IsExecutable(const std::string& program) {
+  if (absl::StrContains(program, '/')) return access(Source(program).c_str(), X_OK) == 0;
+  const char* path = getenv("PATH");
+  for (absl::string_view directory : absl::StrSplit(path == nullptr ? "" : path, ':'))
+    if (access(absl::StrCat(directory, "/", program).c_str(), X_OK) == 0) return true;
+  return false;
+}
+
+std::set<std::string> Presets() {
+  std::set<std::string> names;
+  const auto json = nlohmann::json::parse(Read(Source("CMakePresets.json")));
+  for (const auto& preset : json["configurePresets"])
+    names.insert(preset["name"].get<std::string>());
+  return names;
+}
+
+TEST(Documents, OperatingExplainsEveryMessageOfTheLog) {
+  const std::set<std::string> logged = LoggedMessages();
+  ASSERT_GT(logged.size(), 10u);
+  EXPECT_EQ(Without(logged, ExplainedMessages()), std::vector<std::string>())
+      << "docs/operating.md lacks these";
+}
+
+TEST(Documents, OperatingExplainsNoMessageThatDoesNotExist) {
+  EXPECT_EQ(Without(ExplainedMessages(), LoggedMessages()), std::vector<std::string>());
+}
+
+TEST(Documents, EveryCommandOfTheReadmeExists) {
+  const std::vector<std::string> commands = Commands("README.md");
+  ASSERT_GE(commands.size(), 5u);
+  const std::set<std::string> presets = Presets();
+  for (const std::string& command : commands) {
+    const std::vector<std::string> words = absl::StrSplit(command, ' ', absl::SkipEmpty());
+    EXPECT_TRUE(IsExecutable(words[0])) << command;
+    auto preset = std::find(words.begin(), words.end(), "--preset");
+    if (preset == words.end()) continue;
+    ASSERT_NE(++preset, words.end()) << command;
+    EXPECT_EQ(presets.count(*preset), 1u) << command;
+  }
+}
+
+// JSON has no comments, so that nothing but a parser tells a mistake.
+TEST(Documents, TheExampleForDockerNamesTheRuntime) {
+  const auto json =
+      nlohmann::json::parse(Read(Source("packaging/docker/daemon.json")), nullptr, false);
+  ASSERT_TRUE(json.is_object());
+  EXPECT_EQ(json["runtimes"]["feather"]["runtimeType"], "io.containerd.feather.v2");
+}
+
+TEST(Documents, TheRuntimeClassNamesAHandlerOfTheExamplesForContainerd) {
+  EXPECT_TRUE(absl::StrContains(Read(Source("packaging/kubernetes/runtimeclass.yaml")),
+                                "\nhandler: feather\n"));
+  for (const char* version : {"2", "3"}) {
+    const std::string path =
+        absl::StrCat("packaging/containerd/additional-runtime-v", version, ".toml");
+    EXPECT_TRUE(absl::StrContains(Read(Source(path)), "containerd.runtimes.feather]\n")) << path;
+  }
+}
+
+}  // namespace
+}  // namespace feather
