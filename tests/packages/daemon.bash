@@ -2,7 +2,10 @@
 
 fail() {
   echo "FAILED: $*" >&2
-  [[ ! -s /tmp/containerd.log ]] || { echo "The end of containerd's log:" && tail -n 30 /tmp/containerd.log; } >&2
+  if [[ -s /tmp/containerd.log ]]; then
+    echo "The end of containerd's log:" >&2
+    tail -n 30 /tmp/containerd.log >&2
+  fi
   exit 1
 }
 
@@ -56,8 +59,9 @@ run() {
 
 # The pid of the shim of a running container.
 shim_of() {
-  awk '/^PPid/ { print $2 }' \
-    "/proc/$(cat "/run/containerd/io.containerd.runtime.v2.task/$FEATHER_NAMESPACE/$1/init.pid")/status"
+  local init
+  init=$(<"/run/containerd/io.containerd.runtime.v2.task/$FEATHER_NAMESPACE/$1/init.pid")
+  awk '/^PPid/ { print $2 }' "/proc/$init/status"
 }
 
 is_status() { [[ $(ctr task ls | awk -v id="$1" '$1 == id { print $3 }') == "$2" ]]; }
