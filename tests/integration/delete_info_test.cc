@@ -54,7 +54,7 @@ class DeleteTest : public testing::TestWithParam<const char*> {
     test::MakeRootfs(bench_.directory() + "/image");
     test::SpecOptions spec;
     spec.cgroups_path = absl::StrCat("/", bench_.name(), "-", id);
-    bench_.MakeBundle(id, test::MakeSpec(spec).dump());
+    bench_.MakeBundle(id, test::MakeSpec(spec));
     std::string rootfs = bench_.bundle(id) + "/rootfs";
     ASSERT_EQ(mount((bench_.directory() + "/image").c_str(), rootfs.c_str(), "", MS_BIND, nullptr),
               0);

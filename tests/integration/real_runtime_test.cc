@@ -53,7 +53,7 @@ class RealRuntimeTest : public test::RuntimeFixture, public ::testing::WithParam
     options.args = std::move(args);
     options.root = Path("rootfs");
     options.cgroups_path = absl::StrCat("/", config_.id);
-    Write("config.json", test::MakeSpec(options).dump());
+    Write("config.json", test::MakeSpec(options));
   }
 
   OciRuntime::CreateArgs CreateArgs() const {

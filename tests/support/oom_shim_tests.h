@@ -39,10 +39,17 @@ class OomShim : public ::testing::Test {
     if (HasFailure()) printf("%s\n", ctrd_->log().c_str());
   }
 
-  static ContainerOptions Limited(const std::string& script) {
+  static std::string Grouped(const std::string& group) {
+    return absl::StrCat(R"("annotations": {"io.containerd.runc.v2.group": ")", group, "\"}");
+  }
+
+  // With a memory limit; of the named group of containers, if any.
+  static ContainerOptions Limited(const std::string& script, const std::string& group = "") {
     ContainerOptions options;
     options.spec.args = {"sh", "-c", script};
-    options.spec.patch["linux"]["resources"]["memory"]["limit"] = kLimitMiB * (1 << 20);
+    options.spec.patch =
+        absl::StrCat(R"({"linux": {"resources": {"memory": {"limit": )", kLimitMiB * (1 << 20),
+                     "}}}", group.empty() ? "" : absl::StrCat(", ", Grouped(group)), "}");
     return options;
   }
 
@@ -137,7 +144,7 @@ TEST_F(OomShim, AnExitByItselfAndAKillBySomebodyAreNotOoms) {
 TEST_F(OomShim, OneAfterAnotherInOneShimEachIsToldOnceAndNothingIsLeftOpen) {
   // The group's first container keeps the shim.
   ContainerOptions grouped;
-  grouped.spec.patch["annotations"]["io.containerd.runc.v2.group"] = ctrd_->name();
+  grouped.spec.patch = absl::StrCat("{", Grouped(ctrd_->name()), "}");
   Container& first = ctrd_->New("first", grouped);
   ASSERT_TRUE(first.Run().ok());
   const pid_t shim = first.shim_pid();
@@ -147,8 +154,7 @@ TEST_F(OomShim, OneAfterAnotherInOneShimEachIsToldOnceAndNothingIsLeftOpen) {
                          : std::atoi(std::getenv("FEATHER_OOM_ROUNDS"));
   for (int i = 0; i < rounds; ++i) {
     const std::string id = absl::StrCat("c", i);
-    ContainerOptions options = Limited(absl::StrCat("exec ", kEater));
-    options.spec.patch["annotations"] = grouped.spec.patch["annotations"];
+    ContainerOptions options = Limited(absl::StrCat("exec ", kEater), ctrd_->name());
     Container& c = ctrd_->New(id, options);
     ASSERT_TRUE(c.Run().ok());
     EXPECT_NE(ctrd_->WaitForExit(id, id), nullptr);

@@ -174,7 +174,7 @@ TEST_F(OptionsTest, ReadsTheTomlFileThatIsNamed) {
 }
 
 TEST_F(OptionsTest, RefusesAFileThatIsMissingOrBrokenOrNoFileAndNamesIt) {
-  ExpectRefused(TomlFile(directory_ + "/none"), directory_ + "/none: No such file");
+  ExpectRefused(TomlFile(directory_ + "/none"), directory_ + "/none: no such file");
   ExpectRefused(TomlFile(directory_), "is not a file");
   std::string fifo = directory_ + "/fifo";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
