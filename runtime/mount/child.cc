@@ -66,7 +66,8 @@ pid_t ForkBlocked() {
   return pid;
 }
 
-[[noreturn]] void RunAndReport(int report, const std::function<absl::Status()>& work) {
+// An exception must not lead the child back into the parent's loop.
+[[noreturn]] void RunAndReport(int report, const std::function<absl::Status()>& work) noexcept {
   KeepOnly(report);
   absl::Status status = work();
   std::string text(1, static_cast<char>(status.code()));
