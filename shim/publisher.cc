@@ -172,7 +172,8 @@ Async<bool> Publisher::Drain(Clock::duration limit) {
   while (!impl->queue.empty()) {
     if (!impl->empty) impl->empty = std::make_shared<Event>();
     std::shared_ptr<Event> empty = impl->empty;
-    if (!co_await empty->WaitUntil(deadline)) co_return false;
+    bool drained = co_await empty->WaitUntil(deadline);
+    if (!drained) co_return false;
   }
   co_return true;
 }

@@ -57,7 +57,8 @@ Async<> Connection::Deliver(std::shared_ptr<Connection> self, std::vector<Frame>
     while (!self->closed()) {
       std::shared_ptr<Inbox> full = self->OnFrame(frame);
       if (!full) break;
-      if (co_await Inbox::WaitForRoom(full)) continue;
+      bool room = co_await Inbox::WaitForRoom(full);
+      if (room) continue;
       self->OnOverflow(frame.header.stream);
       break;
     }
@@ -151,7 +152,8 @@ Async<bool> Connection::WaitQueue(std::shared_ptr<Connection> self, size_t most,
     if (!self->progress_) self->progress_ = std::make_shared<Event>();
     std::shared_ptr<Event> progress = self->progress_;
     std::vector<Event*> events(1, progress.get());
-    if (co_await WaitAny(std::move(events), deadline) < 0) co_return false;
+    int first = co_await WaitAny(std::move(events), deadline);
+    if (first < 0) co_return false;
   }
   co_return true;
 }

@@ -32,8 +32,8 @@ Async<absl::StatusOr<std::optional<Frame>>> Inbox::Pop(std::shared_ptr<Inbox> se
     if (!self->arrived_) self->arrived_ = std::make_shared<Event>();
     std::shared_ptr<Event> arrived = self->arrived_;
     std::vector<Event*> events(1, arrived.get());
-    if (co_await WaitAny(std::move(events), deadline) < 0)
-      co_return absl::DeadlineExceededError("context deadline exceeded");
+    int first = co_await WaitAny(std::move(events), deadline);
+    if (first < 0) co_return absl::DeadlineExceededError("context deadline exceeded");
   }
   std::optional<Frame> frame = std::move(self->frames_.front());
   self->frames_.pop_front();
@@ -47,7 +47,8 @@ Async<bool> Inbox::WaitForRoom(std::shared_ptr<Inbox> self) {
   while (self->full() && !self->ended()) {
     if (!self->taken_) self->taken_ = std::make_shared<Event>();
     std::shared_ptr<Event> taken = self->taken_;
-    if (!co_await taken->WaitUntil(deadline)) co_return false;
+    bool room = co_await taken->WaitUntil(deadline);
+    if (!room) co_return false;
   }
   co_return true;
 }
