@@ -181,14 +181,14 @@ class Shim {
     });
   }
 
-  bool idle() const { return server_.connections() == 0 && service_.idle(); }
-
   void EndWhenIdle() {
     if (ending_) return;
     idle_timer_.expires_after(kIdleLimit);
     idle_timer_.async_wait([this](const asio::error_code& error) {
-      if (error || !idle()) return;
-      LogInfo("no container and no connection", {});
+      // Who has no connection may have left something under way; nobody tells when that has failed.
+      if (error || server_.connections() > 0) return;
+      if (!service_.idle()) return EndWhenIdle();
+      LogInfo("no container and no connection");
       BeginEnd(/*answer=*/false);
     });
   }
