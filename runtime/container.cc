@@ -1,6 +1,5 @@
 #include "runtime/container.h"
 
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,12 +18,8 @@
 namespace feather {
 namespace {
 
-using std::chrono::seconds;
-
-// How long Delete waits for output that something in the container still holds open.
-constexpr Clock::duration kDrainLimit = seconds(10);
 // A process that the OCI runtime has killed is gone; its SIGCHLD is on the way.
-constexpr Clock::duration kReapLimit = seconds(10);
+constexpr Clock::duration kReapLimit = std::chrono::seconds(10);
 
 OciRuntime::Config RuntimeConfig(const Container::Config& config) {
   const RuntimeOptions& options = config.options;
@@ -35,14 +30,6 @@ OciRuntime::Config RuntimeConfig(const Container::Config& config) {
           .id = config.id,
           .systemd_cgroup = options.systemd_cgroup,
           .criu_path = options.criu_path};
-}
-
-absl::StatusOr<pid_t> ReadPidFile(const std::string& path) {
-  ASSIGN_OR_RETURN(std::string text, ReadFile(path, 64));
-  int pid = 0;
-  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &pid) || pid <= 0)
-    return absl::UnknownError(absl::StrCat(path, ": not a pid: ", text));
-  return pid;
 }
 
 }  // namespace
@@ -60,6 +47,15 @@ Container::Container(asio::io_context& io, Reaper& reaper, Config config, OnExit
 
 std::string Container::PidFile(const std::string& exec_id) const {
   return absl::StrCat(config_.bundle, "/", exec_id.empty() ? "init" : exec_id, ".pid");
+}
+
+absl::StatusOr<pid_t> Container::ReadPid(const std::string& exec_id) const {
+  std::string path = PidFile(exec_id);
+  ASSIGN_OR_RETURN(std::string text, ReadFile(path, 64));
+  int pid = 0;
+  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &pid) || pid <= 0)
+    return absl::UnknownError(absl::StrCat(path, ": not a pid: ", text));
+  return pid;
 }
 
 Async<absl::Status> Container::Create() {
@@ -109,7 +105,7 @@ Async<absl::Status> Container::CreateInit() {
 
 Async<absl::Status> Container::AttachInit() {
   CO_RETURN_IF_ERROR(co_await init_->stdio->Attach());
-  CO_ASSIGN_OR_RETURN(pid_t pid, ReadPidFile(PidFile("")));
+  CO_ASSIGN_OR_RETURN(pid_t pid, ReadPid(""));
   // Only a living process has a cgroup to be found.
   if (auto cgroup = FindCgroup(pid); cgroup.ok()) {
     cgroup_ = *std::move(cgroup);
@@ -241,6 +237,7 @@ Async<absl::Status> Container::Delete() {
     CO_RETURN_IF_ERROR(co_await runtime_.Delete(false));
   if (init_->pid != 0) co_await init_->exited.WaitUntil(Clock::now() + kReapLimit);
   if (init_->stdio) co_await init_->stdio->Close();
+  co_await EndExecs();
   if (absl::Status status = co_await UnmountAll(reaper_, rootfs()); !status.ok())
     co_return absl::UnknownError(absl::StrCat("failed rootfs umount: ", status.message()));
   init_->state = ProcessState::kDeleted;

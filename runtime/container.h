@@ -44,6 +44,8 @@ struct Process {
   // One state-changing operation at a time.
   Mutex operations;
 
+  // Its pid may be another process' by now.
+  bool reaped() const { return held_exit || state == ProcessState::kStopped; }
   bool is_init() const { return exec_id.empty(); }
 };
 
@@ -105,11 +107,17 @@ class Container : public std::enable_shared_from_this<Container> {
  private:
   friend class ExitHold;
 
+  // How long a deletion waits for output that something in the container still holds open.
+  static constexpr Clock::duration kDrainLimit = std::chrono::seconds(10);
+
   Async<absl::Status> CreateInit();
   Async<absl::Status> AttachInit();
   Async<absl::Status> Restore();
   absl::Status KeepDumpLog(const absl::Status& status, const std::string& dump_log) const;
   Async<absl::Status> RunExec(std::shared_ptr<Process> exec);
+  // Closes what execs have open that nobody has deleted.
+  Async<> EndExecs();
+  absl::StatusOr<pid_t> ReadPid(const std::string& exec_id) const;
   void Adopt(std::shared_ptr<Process> process, pid_t pid);
   void Reaped(std::shared_ptr<Process> process, const Exit& exit);
   void Handle(std::shared_ptr<Process> process, const Exit& exit);

@@ -6,9 +6,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
@@ -16,8 +14,6 @@
 
 namespace feather {
 namespace {
-
-constexpr Clock::duration kDrainLimit = std::chrono::seconds(10);
 
 // A file in memory that holds `data`; other processes read it as /proc/<our pid>/fd/<descriptor>.
 absl::StatusOr<UniqueFd> MemoryFile(const char* name, absl::string_view data) {
@@ -59,7 +55,7 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec) {
     ExecEnded();
   } else if (!status.ok()) {
     // It runs, but its streams cannot be served. Its exit is reported when it has been reaped.
-    if (exec->state != ProcessState::kStopped) kill(exec->pid, SIGKILL);
+    if (!exec->reaped()) kill(exec->pid, SIGKILL);
     if (exec->stdio) co_await exec->stdio->Close();
   }
   co_return status;
@@ -81,10 +77,7 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
 
   Reaper::Expectation expectation(reaper_);
   CO_RETURN_IF_ERROR(co_await runtime_.Exec(std::move(args)));
-  CO_ASSIGN_OR_RETURN(std::string text, ReadFile(PidFile(exec->exec_id), 64));
-  int pid = 0;
-  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &pid) || pid <= 0)
-    co_return absl::UnknownError(absl::StrCat(PidFile(exec->exec_id), ": not a pid: ", text));
+  CO_ASSIGN_OR_RETURN(pid_t pid, ReadPid(exec->exec_id));
   exec->state = ProcessState::kRunning;
   std::string().swap(exec->spec);
   Adopt(exec, pid);
@@ -95,8 +88,7 @@ Async<absl::Status> Container::KillExec(std::shared_ptr<Process> exec, uint32_t 
   auto self = shared_from_this();
   Mutex::Lock lock = co_await exec->operations.Acquire();
   CO_RETURN_IF_ERROR(AllowedForExec(exec->state, Operation::kKill));
-  if (exec->state == ProcessState::kStopped)
-    co_return absl::NotFoundError("process already finished: not found");
+  if (exec->reaped()) co_return absl::NotFoundError("process already finished: not found");
   if (exec->pid == 0)
     co_return absl::FailedPreconditionError("process not created: failed precondition");
   // The pid is ours until the reaper has delivered its exit: it cannot be another process' by now.
@@ -125,6 +117,17 @@ Async<absl::Status> Container::DeleteExec(std::shared_ptr<Process> exec) {
   exec->exited.Set();
   execs_.erase(exec->exec_id);
   co_return absl::OkStatus();
+}
+
+Async<> Container::EndExecs() {
+  // A client that has gone leaves them behind. Their streams and loggers live on by themselves, for
+  // as long as the shim does, and so would whoever waits for one that was never started.
+  std::vector<std::shared_ptr<Process>> execs;
+  for (const auto& [exec_id, exec] : execs_) execs.push_back(exec);
+  for (const std::shared_ptr<Process>& exec : execs) {
+    if (exec->stdio) co_await exec->stdio->Close();
+    exec->exited.Set();
+  }
 }
 
 void Container::Adopt(std::shared_ptr<Process> process, pid_t pid) {

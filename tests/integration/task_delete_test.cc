@@ -2,6 +2,9 @@
 
 #include <signal.h>
 
+#include <filesystem>
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 #include "tests/support/shim_test.h"
 
@@ -173,6 +176,46 @@ TEST_F(Delete, ConcurrentExecsOfOneIdMakeOneProcess) {
   EXPECT_THAT(a.ok() ? b : a, IsError(kAlreadyExists, "id x"));
   EXPECT_THAT(c.Delete("x"), IsOk());
   EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Delete, AnswersWhoWaitsForAnExecThatWasNeverStarted) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+  auto exec = c.WaitAsync("x");
+  auto init = c.WaitAsync();
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  ASSERT_THAT(init.Get(), IsOk());
+  EXPECT_FALSE(exec.done());
+  EXPECT_THAT(c.Delete(), IsOk());
+  EXPECT_THAT(exec.Get(), IsOk());
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, ClosesTheStreamsOfAnExecWhoseClientIsGone) {
+  ContainerOptions grouped;
+  grouped.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
+  Container& keeper = New("keeper", grouped);
+  ASSERT_THAT(keeper.Run(), IsOk());
+  // The shim's connection for events is among the descriptors.
+  ASSERT_TRUE(ctrd().WaitForEvent([](auto& event) { return event.topic == "/tasks/start"; }));
+  auto descriptors = [shim = keeper.shim_pid()] {
+    std::filesystem::directory_iterator fds(absl::StrCat("/proc/", shim, "/fd"));
+    return std::distance(begin(fds), end(fds));
+  };
+  auto before = descriptors();
+  Container& c = New("a", grouped);
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  auto exec = c.WaitAsync("x");
+  c.exec_stdio("x") = {};
+  ASSERT_THAT(c.Kill(SIGKILL, "x"), IsOk());
+  ASSERT_THAT(exec.Get(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return descriptors() <= before; }))
+      << descriptors() << " descriptors, " << before << " before";
+  EXPECT_THAT(keeper.KillAndRemove(), IsOk());
 }
 
 }  // namespace
