@@ -83,7 +83,13 @@ TaskService::Answer<api::PidsResponse> TaskService::Pids(rpc::CallContext,
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
   const Container& container = *task->container;
   api::PidsResponse response;
-  if (!container.cgroup()) co_return response;
+  if (!container.cgroup()) {
+    // containerd takes a task without processes for a leaked one when it restarts, and deletes it.
+    const Process& init = *container.init();
+    if (init.pid != 0 && !init.reaped())
+      response.add_processes()->set_pid(static_cast<uint32_t>(init.pid));
+    co_return response;
+  }
   auto pids = CgroupPids(*container.cgroup());
   // A cgroup that is gone holds no process.
   if (absl::IsNotFound(pids.status())) co_return response;
