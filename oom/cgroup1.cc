@@ -16,6 +16,7 @@
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
 #include "runtime/base/async.h"
+#include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
@@ -67,16 +68,15 @@ class SubtreeKills {
 // Shared by the watch and its coroutines; ends when its files are closed.
 class State : public std::enable_shared_from_this<State> {
  public:
-  State(asio::io_context& io, SubtreeKills kills, UniqueFd control, UniqueFd signal,
-        Account account)
-      : io_(io),
-        control_(std::move(control)),
-        signal_(io, signal.Release()),
-        timer_(io),
-        kills_(std::move(kills)),
-        account_(std::move(account)) {}
+  State(asio::io_context& io, SubtreeKills kills, Account account)
+      : io_(io), signal_(io), timer_(io), kills_(std::move(kills)), account_(std::move(account)) {}
 
-  void Begin() { Spawn(io_, Follow(shared_from_this())); }
+  absl::Status Begin(UniqueFd control, UniqueFd signal) {
+    RETURN_IF_ERROR(Assign(signal_, std::move(signal)));
+    control_ = std::move(control);
+    Spawn(io_, Follow(shared_from_this()));
+    return absl::OkStatus();
+  }
 
   void Read() {
     if (!control_) return;
@@ -182,9 +182,8 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   SubtreeKills kills(std::move(directory));
   now.oom_kill = kills.Add(now.oom_kill);
   Account account(std::move(on_kill), now, told);
-  auto state = std::make_shared<State>(io, std::move(kills), std::move(control), std::move(signal),
-                                       std::move(account));
-  state->Begin();
+  auto state = std::make_shared<State>(io, std::move(kills), std::move(account));
+  RETURN_IF_ERROR(state->Begin(std::move(control), std::move(signal)));
   return std::make_unique<Cgroup1Watch>(std::move(state));
 }
 

@@ -15,6 +15,7 @@
 #include "oom/cgroupfs.h"
 #include "oom/siblings.h"
 #include "runtime/base/async.h"
+#include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
@@ -29,23 +30,25 @@ constexpr int kRereads = 4;
 // Shared by the watch and its coroutines; ends when its files are closed.
 class State : public std::enable_shared_from_this<State> {
  public:
-  State(asio::io_context& io, const std::string& directory, UniqueFd memory, UniqueFd cgroup,
-        UniqueFd parent, Account account)
+  State(asio::io_context& io, const std::string& directory, Account account)
       : io_(io),
-        memory_(io, memory.Release()),
-        cgroup_(io, cgroup.Release()),
+        memory_(io),
+        cgroup_(io),
         parent_(io),
         timer_(io),
         account_(std::move(account)),
-        siblings_(directory) {
-    if (parent) parent_.assign(parent.Release());
-  }
+        siblings_(directory) {}
 
-  void Begin() {
+  // `parent` may be none.
+  absl::Status Begin(UniqueFd memory, UniqueFd cgroup, UniqueFd parent) {
+    RETURN_IF_ERROR(Assign(memory_, std::move(memory)));
+    RETURN_IF_ERROR(Assign(cgroup_, std::move(cgroup)));
+    if (parent) RETURN_IF_ERROR(Assign(parent_, std::move(parent)));
     if (parent_.is_open()) siblings_.Remember();
     Populated();
     for (asio::posix::stream_descriptor* file : {&memory_, &cgroup_, &parent_})
       if (file->is_open()) Spawn(io_, Follow(shared_from_this(), file));
+    return absl::OkStatus();
   }
 
   void Read() {
@@ -163,9 +166,8 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   Content events = ReadAgain(memory.get());
   if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", directory));
   Account account(std::move(on_kill), ParseCounters(events.text), told);
-  auto state = std::make_shared<State>(io, directory, std::move(memory), std::move(cgroup),
-                                       std::move(parent), std::move(account));
-  state->Begin();
+  auto state = std::make_shared<State>(io, directory, std::move(account));
+  RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
   return std::make_unique<Cgroup2Watch>(std::move(state));
 }
 

@@ -14,6 +14,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/runtime_log.h"
@@ -76,10 +77,7 @@ absl::StatusOr<UniqueFd> OpenPipe(Child& child) {
   UniqueFd reader(ends[0]);
   UniqueFd writer(ends[1]);
   if (fcntl(reader.get(), F_SETFL, O_NONBLOCK) < 0) return ErrnoError(errno, "pipe");
-  asio::error_code error;
-  child.pipe.assign(reader.get(), error);
-  if (error) return ErrnoError(error.value(), "pipe");
-  static_cast<void>(reader.Release());
+  RETURN_IF_ERROR(Assign(child.pipe, std::move(reader)));
   return writer;
 }
 

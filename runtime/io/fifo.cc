@@ -10,16 +10,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/descriptor.h"
 #include "runtime/base/status.h"
 
 namespace feather {
 
 absl::StatusOr<DescriptorPtr> MakeDescriptor(asio::io_context& io, UniqueFd fd) {
   auto descriptor = std::make_shared<Descriptor>(io);
-  asio::error_code error;
-  descriptor->assign(fd.get(), error);
-  if (error) return ErrnoError(error.value(), "poll a descriptor");
-  static_cast<void>(fd.Release());
+  RETURN_IF_ERROR(Assign(*descriptor, std::move(fd)));
   return descriptor;
 }
 
