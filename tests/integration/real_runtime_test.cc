@@ -79,7 +79,7 @@ class RealRuntimeTest : public test::RuntimeFixture, public ::testing::WithParam
   }
 
   pid_t Exec(const std::vector<std::string>& args) {
-    Write("process.json", test::MakeProcess(args).dump());
+    Write("process.json", test::MakeProcess(args));
     OciRuntime::ExecArgs exec;
     exec.process_file = Path("process.json");
     exec.pid_file = Path("exec.pid");
