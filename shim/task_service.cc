@@ -22,6 +22,10 @@ namespace {
 
 constexpr Clock::duration kTrimDelay = std::chrono::milliseconds(100);
 
+bool IsCallerGone(const rpc::CallContext& context) {
+  return context.gone->set() || (context.deadline && Clock::now() >= *context.deadline);
+}
+
 absl::Status CallerGone(const rpc::CallContext& context) {
   return context.gone->set() ? absl::CancelledError("context canceled")
                              : absl::DeadlineExceededError("context deadline exceeded");
@@ -126,9 +130,10 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
   return task;
 }
 
-TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContext,
+TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContext context,
                                                                  api::CreateTaskRequest request) {
-  used_ = true;
+  // Over a connection that was there before; the container would lose its shim at once.
+  if (ending_) co_return absl::UnavailableError("the shim is ending");
   const std::string& id = request.id();
   auto known = tasks_.find(id);
   if ((known != tasks_.end() && !known->second->deleted) || creating_.contains(id))
@@ -157,6 +162,11 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   event.set_checkpoint(request.checkpoint());
   event.set_pid(static_cast<uint32_t>(init->pid));
   Publish("/tasks/create", event);
+  if (IsCallerGone(context)) {
+    task->deletion = std::make_shared<Deletion>();
+    Spawn(io_, RunDeletion(task));
+    co_return CallerGone(context);
+  }
   api::CreateTaskResponse response;
   response.set_pid(static_cast<uint32_t>(init->pid));
   co_return response;
@@ -332,7 +342,10 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Checkpoint(
 
 TaskService::Answer<google::protobuf::Empty> TaskService::Shutdown(rpc::CallContext,
                                                                    api::ShutdownRequest) {
-  if (idle()) on_shutdown_();
+  if (idle()) {
+    ending_ = true;
+    on_shutdown_();
+  }
   co_return Empty();
 }
 

@@ -23,6 +23,9 @@ namespace feather {
 // nothing but the name): translates requests into operations on containers, and what happens to
 // containers into events. This is the one place where containers, the OOM watch and RPC meet.
 //
+// A container whose creator has gone by the time that it is there is deleted again: containerd does
+// not know of it.
+//
 // State, Connect, Wait and Pids never wait for anything that happens to another container, nor for
 // a command of the OCI runtime in flight.
 class TaskService {
@@ -41,8 +44,6 @@ class TaskService {
 
   // No container exists or is being created.
   bool idle() const;
-  // A Create has come, successful or not.
-  bool used() const { return used_; }
 
  private:
   struct Deletion;
@@ -109,7 +110,7 @@ class TaskService {
   std::function<void()> on_shutdown_;
   std::map<std::string, std::shared_ptr<Task>> tasks_;
   std::set<std::string> creating_;
-  bool used_ = false;
+  bool ending_ = false;  // on_shutdown has been called
   asio::steady_timer trim_timer_;
 };
 

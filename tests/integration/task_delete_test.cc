@@ -218,5 +218,17 @@ TEST_F(Delete, ClosesTheStreamsOfAnExecWhoseClientIsGone) {
   EXPECT_THAT(keeper.KillAndRemove(), IsOk());
 }
 
+TEST_F(Delete, OfAContainerWhoseCreatorIsGoneNeedsNobody) {
+  HangIn("create");
+  Container& c = New("a");
+  c.Send<task::CreateTaskResponse>("Create", c.CreateRequest());
+  EXPECT_THAT(c.ConnectTask(), IsOk());  // the Create has arrived
+  c.Disconnect();
+  Open();
+  EXPECT_TRUE(ctrd().WaitForDelete("a"));
+  ASSERT_THAT(c.Connect(), IsOk());
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
 }  // namespace
 }  // namespace feather::test
