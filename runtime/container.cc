@@ -51,10 +51,12 @@ std::string Container::PidFile(const std::string& exec_id) const {
 
 absl::StatusOr<pid_t> Container::ReadPid(const std::string& exec_id) const {
   std::string path = PidFile(exec_id);
-  ASSIGN_OR_RETURN(std::string text, ReadFile(path, 64));
+  absl::StatusOr<std::string> text = ReadFile(path, 64);
+  // Not NotFound, which would be said of the container.
+  if (!text.ok()) return absl::UnknownError(text.status().message());
   int pid = 0;
-  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &pid) || pid <= 0)
-    return absl::UnknownError(absl::StrCat(path, ": not a pid: ", text));
+  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &pid) || pid <= 0)
+    return absl::UnknownError(absl::StrCat(path, ": not a pid: ", *text));
   return pid;
 }
 
@@ -81,8 +83,9 @@ Async<absl::Status> Container::CreateInit() {
   if (init_->state == ProcessState::kCreatedCheckpoint) co_return absl::OkStatus();
   Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid, config_.id,
                      config_.name_space};
-  CO_ASSIGN_OR_RETURN(init_->stdio,
-                      co_await Stdio::Prepare(io_, reaper_, config_.stdio, std::move(owner)));
+  auto stdio = co_await Stdio::Prepare(io_, reaper_, config_.stdio, std::move(owner));
+  if (!stdio.ok()) co_return absl::UnknownError(stdio.status().message());
+  init_->stdio = *std::move(stdio);
   OciRuntime::CreateArgs args;
   args.pid_file = PidFile("");
   args.console_socket = init_->stdio->console_socket();
@@ -120,9 +123,10 @@ Async<absl::Status> Container::AttachInit() {
   co_return absl::OkStatus();
 }
 
-Async<absl::Status> Container::Start() {
+Async<absl::Status> Container::Start(ExitHold* hold) {
   auto self = shared_from_this();
   Mutex::Lock lock = co_await init_->operations.Acquire();
+  hold->Take(self, init_);
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kStart));
   if (init_->state == ProcessState::kCreatedCheckpoint) {
     absl::Status restored = co_await Restore();

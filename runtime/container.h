@@ -49,6 +49,8 @@ struct Process {
   bool is_init() const { return exec_id.empty(); }
 };
 
+class ExitHold;
+
 // One container: its init, its execs, its mounts and its cgroup, driven through the OCI runtime. It
 // always lives in a shared_ptr, which work in flight holds.
 //
@@ -76,8 +78,9 @@ class Container : public std::enable_shared_from_this<Container> {
 
   // Mounts the rootfs and creates the init. After an error nothing of it is left.
   Async<absl::Status> Create();
-  // Starts (or restores) the init.
-  Async<absl::Status> Start();
+  // Starts (or restores) the init. Takes `hold`, which the caller keeps until it has published the
+  // start, once it is this operation's turn: an exit must not wait for a start that waits itself.
+  Async<absl::Status> Start(ExitHold* hold);
   Async<absl::Status> Pause();
   Async<absl::Status> Resume();
   Async<absl::Status> Update(std::string resources);
@@ -89,7 +92,7 @@ class Container : public std::enable_shared_from_this<Container> {
 
   // `spec`: JSON of the OCI process object. AlreadyExists if the id is taken.
   absl::Status AddExec(std::string exec_id, std::string spec, StdioRequest stdio);
-  Async<absl::Status> StartExec(std::shared_ptr<Process> exec);
+  Async<absl::Status> StartExec(std::shared_ptr<Process> exec, ExitHold* hold);
   Async<absl::Status> KillExec(std::shared_ptr<Process> exec, uint32_t signal);
   Async<absl::Status> DeleteExec(std::shared_ptr<Process> exec);
 
@@ -142,14 +145,17 @@ class Container : public std::enable_shared_from_this<Container> {
   std::shared_ptr<Event> no_execs_;
 };
 
-// Keeps the exit of a process back while it lives, so that its holder can publish what comes before
-// it.
+// Keeps the exit of a process back from Take on while it lives, so that its holder can publish what
+// comes before it.
 class ExitHold {
  public:
-  ExitHold(std::shared_ptr<Container> container, std::shared_ptr<Process> process);
+  ExitHold() = default;
   ExitHold(const ExitHold&) = delete;
   ExitHold& operator=(const ExitHold&) = delete;
   ~ExitHold();
+
+  // Once.
+  void Take(std::shared_ptr<Container> container, std::shared_ptr<Process> process);
 
  private:
   std::shared_ptr<Container> container_;

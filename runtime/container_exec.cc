@@ -37,9 +37,10 @@ absl::Status Container::AddExec(std::string exec_id, std::string spec, StdioRequ
   return absl::OkStatus();
 }
 
-Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec) {
+Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold* hold) {
   auto self = shared_from_this();
   Mutex::Lock lock = co_await exec->operations.Acquire();
+  hold->Take(self, exec);
   if (init_gone_)
     co_return absl::FailedPreconditionError(absl::StrCat(
         "container ", config_.id, " init process is not running: failed precondition"));
@@ -64,8 +65,9 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec) {
 Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid, exec->exec_id,
                      config_.name_space};
-  CO_ASSIGN_OR_RETURN(exec->stdio,
-                      co_await Stdio::Prepare(io_, reaper_, exec->request, std::move(owner)));
+  auto stdio = co_await Stdio::Prepare(io_, reaper_, exec->request, std::move(owner));
+  if (!stdio.ok()) co_return absl::UnknownError(stdio.status().message());
+  exec->stdio = *std::move(stdio);
   // The process file never touches a disk: an exec probe would pay for that.
   CO_ASSIGN_OR_RETURN(UniqueFd process_file, MemoryFile("runc-process", exec->spec));
   OciRuntime::ExecArgs args;
@@ -190,12 +192,14 @@ void Container::ExecEnded() {
   if (--live_execs_ == 0 && no_execs_) no_execs_->Set();
 }
 
-ExitHold::ExitHold(std::shared_ptr<Container> container, std::shared_ptr<Process> process)
-    : container_(std::move(container)), process_(std::move(process)) {
+void ExitHold::Take(std::shared_ptr<Container> container, std::shared_ptr<Process> process) {
+  container_ = std::move(container);
+  process_ = std::move(process);
   ++process_->exit_holds;
 }
 
 ExitHold::~ExitHold() {
+  if (!process_) return;
   if (--process_->exit_holds > 0 || !process_->held_exit) return;
   Exit exit = *process_->held_exit;
   process_->held_exit.reset();

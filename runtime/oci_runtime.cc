@@ -108,7 +108,11 @@ OciRuntime::OciRuntime(Reaper& reaper, Config config)
   if (config_.binary.empty()) config_.binary = "runc";
 }
 
-std::string OciRuntime::LogPath() const { return absl::StrCat(config_.bundle, "/log.json"); }
+// A container must not outlive its bundle because its runtime has nowhere to write its log to.
+std::string OciRuntime::LogPath() const {
+  if (access(config_.bundle.c_str(), F_OK) < 0 && errno == ENOENT) return "/dev/null";
+  return absl::StrCat(config_.bundle, "/log.json");
+}
 
 std::vector<std::string> OciRuntime::CommandLine(const std::vector<std::string>& arguments) const {
   std::vector<std::string> line = {config_.binary};

@@ -231,7 +231,8 @@ class Shim {
 
 int RunServer(const Flags& flags) {
   LimitHeap();
-  signal(SIGPIPE, SIG_IGN);
+  // A stray one of the others would end every container of the pod.
+  for (int ignored : {SIGPIPE, SIGHUP, SIGUSR2}) signal(ignored, SIG_IGN);
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   OpenLog(flags);
   // Not destroyed: what still waits in it would be in its own way, and the process ends anyway.

@@ -143,7 +143,8 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   std::shared_ptr<Process> init = container->init();
 
   creating_.insert(id);
-  ExitHold hold(container, init);
+  ExitHold hold;
+  hold.Take(container, init);
   absl::Status status = co_await container->Create();
   creating_.erase(id);
   TrimSoon();
@@ -178,12 +179,12 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   std::shared_ptr<Container> container = task->container;
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, container->Find(request.exec_id()));
 
-  ExitHold hold(container, process);
+  ExitHold hold;
   absl::Status status;
   if (process->is_init()) {
-    status = co_await container->Start();
+    status = co_await container->Start(&hold);
   } else {
-    status = co_await container->StartExec(process);
+    status = co_await container->StartExec(process, &hold);
   }
   TrimSoon();
   if (!status.ok()) co_return status;

@@ -126,6 +126,14 @@ TEST_F(BadInput, AMissingRuntimeBinaryIsNamedInQuotes) {
   EXPECT_THAT(c.RemoveBundle(), IsOk());
 }
 
+TEST_F(BadInput, WhatIsMissingForAProcessIsNotTakenForAMissingContainer) {
+  Container& c = New("a");
+  task::CreateTaskRequest request = c.CreateRequest();
+  request.set_stdout("binary:///no/such/logger");
+  EXPECT_THAT(c.Create(request), IsError(kUnknown, "no such file or directory"));
+  ExpectStillServing(c);
+}
+
 TEST_F(BadInput, OptionsOfAWrongTypeAreInvalid) {
   Container& c = New("a");
   auto request = c.CreateRequest();

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <iterator>
 
@@ -100,6 +101,35 @@ TEST_F(Delete, FailureOfTheRuntimeIsToldAndCanBeRetried) {
   ASSERT_THAT(deleted, IsOk());
   EXPECT_EQ(deleted->exit_status(), 6u);
   EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, OfACreatedContainerDoesNotWaitForAStartThatWaitsForIt) {
+  HangIn("delete");
+  Container& c = New("a");
+  ASSERT_THAT(c.Create(), IsOk());
+  auto deleted = SendDelete(c);
+  task::StartRequest request;
+  request.set_id("a");
+  auto started = c.Send<task::StartResponse>("Start", request);
+  EXPECT_THAT(c.State(), IsOk());  // both have arrived
+  Open();
+  EXPECT_THAT(deleted.Get(), IsOk());
+  EXPECT_THAT(started.Get(), IsError(kUnknown, "cannot start a deleted process"));
+  ASSERT_TRUE(ctrd().WaitForDelete("a"));
+  EXPECT_THAT(
+      ctrd().events().Summaries("a"),
+      ::testing::ElementsAre("/tasks/create a", "/tasks/exit a 137", "/tasks/delete a 137"));
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, AContainerWhoseBundleIsGoneCanStillBeKilled) {
+  Container& c = New("a", Shell("exec sleep 1000"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_EQ(rename(c.bundle().c_str(), (c.bundle() + ".gone").c_str()), 0);
+  EXPECT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  ASSERT_EQ(rename((c.bundle() + ".gone").c_str(), c.bundle().c_str()), 0);
+  EXPECT_THAT(c.Remove(), IsOk());
 }
 
 TEST_F(Delete, EverythingElseAnswersWhileACreateHangs) {
