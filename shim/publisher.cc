@@ -1,5 +1,7 @@
 #include "shim/publisher.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <list>
 #include <utility>
@@ -17,6 +19,8 @@ constexpr Clock::duration kLastPause = std::chrono::seconds(1);
 // every repetition once it continues, so there should be few.
 constexpr Clock::duration kFirstTimeout = std::chrono::seconds(5);
 constexpr Clock::duration kLastTimeout = std::chrono::seconds(60);
+
+constexpr size_t kLongQueue = 64;
 
 bool NeverDropped(absl::string_view type) {
   return type == "containerd.events.TaskExit" || type == "containerd.events.TaskOOM" ||
@@ -59,6 +63,7 @@ struct Publisher::Impl {
   std::string name_space;
   std::list<Item> queue;
   size_t droppable = 0;
+  size_t longest = 0;  // the queue, since it was empty
   // The first item is being sent, and stays.
   bool in_flight = false;
   bool sending = false;
@@ -134,6 +139,9 @@ Async<> Publisher::Impl::Send(std::shared_ptr<Impl> self) {
     pause = std::min(pause * 2, kLastPause);
   }
   self->sending = false;
+  // What containerd's absence has cost goes back to the kernel.
+  if (self->longest >= kLongQueue) malloc_trim(0);
+  self->longest = 0;
   if (self->empty && self->queue.empty()) std::exchange(self->empty, nullptr)->Set();
 }
 
@@ -159,6 +167,7 @@ void Publisher::Publish(absl::string_view topic, absl::string_view type, std::st
        .request = ForwardRequest(impl_->name_space, topic, type, std::move(event), at),
        .droppable = droppable});
   impl_->droppable += droppable ? 1 : 0;
+  impl_->longest = std::max(impl_->longest, impl_->queue.size());
   if (impl_->sending) return;
   impl_->sending = true;
   Spawn(impl_->io, Impl::Send(impl_));
