@@ -75,6 +75,8 @@ const char* ReasonOf(const Difference& difference) {
 struct Suite {
   const char* name;
   Daemon daemon;
+
+  friend void PrintTo(const Suite& suite, std::ostream* out) { *out << suite.name; }
 };
 
 class Oracle : public ::testing::TestWithParam<Suite> {

@@ -27,6 +27,8 @@ struct Setting {
   const char* name;
   const char* binary;
   bool (test::MountNamespace::*cgroups)();  // null: the machine's
+
+  friend void PrintTo(const Setting& setting, std::ostream* out) { *out << setting.name; }
 };
 
 class RealRuntimeTest : public test::RuntimeFixture, public ::testing::WithParamInterface<Setting> {

@@ -84,12 +84,13 @@ HelperResult RunHelper(const HelperCommand& command) {
     execve(argv[0], argv.data(), env.data());
     _exit(127);
   }
-  in_read.Reset();
   out_write.Reset();
   err_write.Reset();
-  // Options are far smaller than a pipe.
+  // Options are far smaller than a pipe. The reading end stays until then: a helper that ends
+  // without reading must raise no SIGPIPE here.
   (void)!WriteAll(in_write.get(), command.input).ok();
   in_write.Reset();
+  in_read.Reset();
 
   HelperResult result;
   bool ended = Collect(out_read, err_read, result);

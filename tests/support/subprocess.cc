@@ -88,7 +88,11 @@ Subprocess::Subprocess(const Options& options) {
     }
   }
   if (input_) fcntl(input_.get(), F_SETFL, O_NONBLOCK);
+  // A program that ends before it has read everything is seen by its exit, not by a signal to the
+  // test.
+  signal(SIGPIPE, SIG_IGN);
   pid_ = fork();
+  if (pid_ == 0) signal(SIGPIPE, SIG_DFL);
   if (pid_ == 0) Exec(options, {in.get(), out.get(), err.get()});
 }
 
