@@ -172,8 +172,13 @@ Async<absl::Status> Container::Pause() {
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kPause));
   init_->state = ProcessState::kPausing;
   absl::Status status = co_await runtime_.Pause();
-  if (init_->state == ProcessState::kPausing)
+  if (status.ok() && init_gone_) {
+    // The init ended meanwhile: what else is in the container must not stay frozen, or its exit
+    // never comes.
+    status = co_await runtime_.Resume();
+  } else if (init_->state == ProcessState::kPausing) {
     init_->state = status.ok() ? ProcessState::kPaused : ProcessState::kRunning;
+  }
   co_return status;
 }
 
@@ -239,7 +244,12 @@ Async<absl::Status> Container::Delete() {
   }
   if (init_->state != ProcessState::kCreatedCheckpoint)
     CO_RETURN_IF_ERROR(co_await runtime_.Delete(false));
-  if (init_->pid != 0) co_await init_->exited.WaitUntil(Clock::now() + kReapLimit);
+  if (init_->pid != 0) {
+    bool reported = co_await init_->exited.WaitUntil(Clock::now() + kReapLimit);
+    // Its exit would be lost with the container. The next Delete finds it, or waits again.
+    if (!reported)
+      co_return absl::UnknownError("failed to delete task: the exit of its init is still awaited");
+  }
   if (init_->stdio) co_await init_->stdio->Close();
   co_await EndExecs();
   if (absl::Status status = co_await UnmountAll(reaper_, rootfs()); !status.ok())
