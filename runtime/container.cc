@@ -78,14 +78,23 @@ Async<absl::Status> Container::Create() {
   co_return status;
 }
 
+Async<absl::Status> Container::PrepareStdio(std::shared_ptr<Process> process) {
+  Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid,
+                     process->is_init() ? config_.id : process->exec_id, config_.name_space};
+  auto stdio = co_await Stdio::Prepare(io_, reaper_, process->request, std::move(owner));
+  // Whatever is wrong, a missing file too, the code is Unknown; the stock shim says "init" for
+  // execs as well.
+  if (!stdio.ok())
+    co_return absl::UnknownError(
+        absl::StrCat("failed to create init process I/O: ", stdio.status().message()));
+  process->stdio = *std::move(stdio);
+  co_return absl::OkStatus();
+}
+
 Async<absl::Status> Container::CreateInit() {
   // A restored init gets its streams when Start makes it: nothing runs until then.
   if (init_->state == ProcessState::kCreatedCheckpoint) co_return absl::OkStatus();
-  Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid, config_.id,
-                     config_.name_space};
-  auto stdio = co_await Stdio::Prepare(io_, reaper_, config_.stdio, std::move(owner));
-  if (!stdio.ok()) co_return absl::UnknownError(stdio.status().message());
-  init_->stdio = *std::move(stdio);
+  CO_RETURN_IF_ERROR(co_await PrepareStdio(init_));
   OciRuntime::CreateArgs args;
   args.pid_file = PidFile("");
   args.console_socket = init_->stdio->console_socket();
@@ -140,10 +149,7 @@ Async<absl::Status> Container::Start(ExitHold* hold) {
 }
 
 Async<absl::Status> Container::Restore() {
-  Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid, config_.id,
-                     config_.name_space};
-  CO_ASSIGN_OR_RETURN(init_->stdio,
-                      co_await Stdio::Prepare(io_, reaper_, config_.stdio, std::move(owner)));
+  CO_RETURN_IF_ERROR(co_await PrepareStdio(init_));
   OciRuntime::RestoreArgs args;
   args.image_path = config_.checkpoint;
   args.work_path = config_.options.criu_work_path.empty() ? config_.bundle + "/work"

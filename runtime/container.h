@@ -113,6 +113,7 @@ class Container : public std::enable_shared_from_this<Container> {
   // How long a deletion waits for output that something in the container still holds open.
   static constexpr Clock::duration kDrainLimit = std::chrono::seconds(10);
 
+  Async<absl::Status> PrepareStdio(std::shared_ptr<Process> process);
   Async<absl::Status> CreateInit();
   Async<absl::Status> AttachInit();
   Async<absl::Status> Restore();

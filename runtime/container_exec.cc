@@ -63,11 +63,7 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold
 }
 
 Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
-  Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid, exec->exec_id,
-                     config_.name_space};
-  auto stdio = co_await Stdio::Prepare(io_, reaper_, exec->request, std::move(owner));
-  if (!stdio.ok()) co_return absl::UnknownError(stdio.status().message());
-  exec->stdio = *std::move(stdio);
+  CO_RETURN_IF_ERROR(co_await PrepareStdio(exec));
   // The process file never touches a disk: an exec probe would pay for that.
   CO_ASSIGN_OR_RETURN(UniqueFd process_file, MemoryFile("runc-process", exec->spec));
   OciRuntime::ExecArgs args;

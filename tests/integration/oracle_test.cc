@@ -50,8 +50,6 @@ constexpr Allowed kAllowed[] = {
      "failed to mount rootfs component", "A failed mount is told in the words of containerd 2"},
     {"bad-mount-type: Create", "failed to mount rootfs component: mount source: ",
      "failed to mount rootfs component", "A failed mount is told in the words of containerd 2"},
-    {"bad-scheme: Create", "unknown STDIO scheme gopher", "unknown STDIO scheme gopher",
-     "An unknown scheme is told without a prefix"},
     {"missing-bundle: Create", "code 5: stat /no/such/bundle", "code 5: mkdir /no/such/bundle",
      "A missing bundle is told by its own name"},
     {"Exec of ", "code 3: process specification",

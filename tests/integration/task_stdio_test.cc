@@ -158,7 +158,8 @@ TEST_F(Stdio, ARefusedSchemeIsAnError) {
   Container& c = New("a");
   auto request = c.CreateRequest();
   request.set_stdout("gopher:///x");
-  EXPECT_THAT(c.Create(request), IsError(kUnknown, "unknown STDIO scheme gopher"));
+  EXPECT_THAT(c.Create(request),
+              IsError(kUnknown, "failed to create init process I/O: unknown STDIO scheme gopher"));
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
