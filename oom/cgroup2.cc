@@ -54,13 +54,15 @@ class State : public std::enable_shared_from_this<State> {
   void Read() {
     if (!memory_.is_open()) return;
     if (parent_.is_open()) ReadParent();
+    // Before the counters: the kill that empties the cgroup in between would be in neither reading.
+    bool populated = Populated();
     Content events = ReadAgain(memory_.native_handle());
     if (events.error != 0) return Gone();
     Counters now = ParseCounters(events.text);
     bool kill_due = now.oom > account_.last().oom && now.oom_kill == account_.last().oom_kill;
     account_.Observe(now, Clock::now());
     if (kill_due && !rereading_) Spawn(io_, ReadSoon(shared_from_this()));
-    if (!Populated()) Close();
+    if (!populated) Close();
   }
 
   void Finish() {
