@@ -42,6 +42,9 @@ int Main(absl::string_view program, const std::vector<absl::string_view>& argume
   // It would tell standard error what it could not parse, and that is part of the answer of
   // `start`.
   google::protobuf::SetLogHandler(nullptr);
+  // containerd always begins with a flag.
+  if (!arguments.empty() && arguments[0] == "inspect")
+    return Finish("inspect", RunInspect({arguments.begin() + 1, arguments.end()}));
   Flags flags;
   if (absl::Status status = ParseFlags(arguments, flags); !status.ok()) {
     Print(STDERR_FILENO, absl::StrCat(status.message(), "\n", UsageText(program)));

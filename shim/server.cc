@@ -1,6 +1,7 @@
 #include "shim/server.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -26,6 +27,7 @@
 #include "runtime/base/status.h"
 #include "runtime/reaper.h"
 #include "shim/commands/listener.h"
+#include "shim/inspect/service.h"
 #include "shim/publisher.h"
 #include "shim/rpc/method_table.h"
 #include "shim/task_service.h"
@@ -43,6 +45,12 @@ constexpr auto kIdleLimit = std::chrono::seconds(60);
 // containerd gives Shutdown 3 s.
 constexpr auto kDrainLimit = std::chrono::seconds(2);
 constexpr auto kDisconnectLimit = std::chrono::milliseconds(500);
+
+// Empty if it has been removed.
+std::string WorkingDirectory() {
+  std::array<char, PATH_MAX> path;
+  return getcwd(path.data(), path.size()) == nullptr ? "" : path.data();
+}
 
 // A listening socket with its file, which it removes. The file may be another's by then: someone
 // who took this process for dead.
@@ -85,12 +93,7 @@ class ListeningSocket {
     fcntl(fd_.get(), F_SETFD, FD_CLOEXEC);
     path_ = BoundPath(fd_.get());
     // A relative path would not survive chdir(2).
-    if (!path_.empty() && path_[0] != '/') {
-      if (char* directory = getcwd(nullptr, 0)) {
-        path_ = absl::StrCat(directory, "/", path_);
-        free(directory);
-      }
-    }
+    if (!path_.empty() && path_[0] != '/') path_ = absl::StrCat(WorkingDirectory(), "/", path_);
     if (lstat(path_.c_str(), &file_) < 0) path_.clear();
   }
 
@@ -103,6 +106,8 @@ class ListeningSocket {
 // and writing: containerd may come and go, and a write never raises SIGPIPE.
 void OpenLog(const Flags& flags) {
   SetLogLevel(flags.debug ? LogLevel::kDebug : LogLevel::kInfo);
+  if (const char* format = getenv("FEATHER_LOG_FORMAT"); format != nullptr)
+    SetLogFormat(absl::string_view(format) == "json" ? LogFormat::kJson : LogFormat::kText);
   SetLogCommonField("shim", flags.id);
   absl::StatusOr<UniqueFd> fifo = OpenFile("log", O_RDWR | O_NONBLOCK | O_NOCTTY);
   if (fifo.ok() && dup3(fifo->get(), STDERR_FILENO, O_CLOEXEC) == STDERR_FILENO)
@@ -132,8 +137,11 @@ class Shim {
         publisher_(io_, EventsAddress(), flags.name_space),
         service_(io_, reaper_, publisher_, {flags.name_space},
                  [this] { BeginEnd(/*answer=*/true); }),
-        server_(io_, methods_) {
+        server_(io_, methods_),
+        inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, publisher_,
+                 [this] { return server_.connections(); }) {
     service_.Register(methods_);
+    inspect_.Register(methods_);
     asio::error_code error;
     for (int signal : {SIGTERM, SIGINT, SIGUSR1}) signals_.add(signal, error);
   }
@@ -170,9 +178,7 @@ class Shim {
     signals_.async_wait([this](const asio::error_code& error, int signal) {
       if (error) return;
       if (signal == SIGUSR1) {
-        LogInfo("state", {{"connections", absl::StrCat(server_.connections())},
-                          {"pending_events", absl::StrCat(publisher_.pending())},
-                          {"dropped_log_lines", absl::StrCat(DroppedLogLines())}});
+        inspect_.Log();
       } else {
         LogInfo("signal received", {{"signal", absl::StrCat(signal)}});
         BeginEnd(/*answer=*/false);
@@ -222,6 +228,7 @@ class Shim {
   TaskService service_;
   rpc::MethodTable methods_;
   ttrpc::Server server_;
+  inspect::Service inspect_;
   ListeningSocket socket_;
   ListeningSocket debug_socket_;
   bool ending_ = false;

@@ -36,6 +36,24 @@ containerd::v1::types::Status WireStatus(ProcessState state) {
   return containerd::v1::types::UNKNOWN;
 }
 
+const char* StateName(ProcessState state) {
+  switch (state) {
+    case ProcessState::kCreated:
+    case ProcessState::kCreatedCheckpoint:
+      return "created";
+    case ProcessState::kRunning:
+      return "running";
+    case ProcessState::kPausing:
+      return "pausing";
+    case ProcessState::kPaused:
+      return "paused";
+    case ProcessState::kStopped:
+    case ProcessState::kDeleted:
+      return "stopped";
+  }
+  return "unknown";
+}
+
 template <typename Metrics>
 void Pack(const Metrics& metrics, api::StatsResponse& response) {
   response.mutable_stats()->set_type_url(metrics.GetTypeName());
@@ -167,6 +185,36 @@ TaskService::Answer<google::protobuf::Empty> TaskService::CloseIO(rpc::CallConte
                       FindProcess(request.id(), request.exec_id()));
   if (process->stdio) process->stdio->CloseStdin();
   co_return Empty();
+}
+
+void TaskService::Describe(inspect::v1::ShimResponse& shim) const {
+  for (const auto& [id, task] : tasks_) {
+    // Only its answer is left, for a Delete that is tried again.
+    if (task->deleted) continue;
+    const Container& container = *task->container;
+    const Process& init = *container.init();
+    inspect::v1::Container& described = *shim.add_containers();
+    described.set_id(id);
+    described.set_state(StateName(container.StateOf(init)));
+    described.set_pid(static_cast<uint32_t>(init.pid));
+    described.set_bundle(container.config().bundle);
+    if (const std::optional<Cgroup>& cgroup = container.cgroup()) {
+      auto memory = cgroup->controllers.find("memory");
+      described.set_cgroup(memory == cgroup->controllers.end() ? cgroup->path : memory->second);
+    }
+    if (task->oom_watch) described.set_oom_kills(task->oom_watch->counters().oom_kill);
+    if (init.exited.set()) {
+      described.set_exit_status(init.exit.status);
+      *described.mutable_exited_at() = ExitTime(init);
+    }
+    for (const auto& [exec_id, exec] : container.execs()) {
+      inspect::v1::Exec& part = *described.add_execs();
+      part.set_id(exec_id);
+      part.set_state(StateName(container.StateOf(*exec)));
+      part.set_pid(static_cast<uint32_t>(exec->pid));
+      part.set_exit_status(exec->exit.status);
+    }
+  }
 }
 
 }  // namespace feather

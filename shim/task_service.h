@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "oom/watch.h"
+#include "proto/inspect.pb.h"
 #include "proto/task.pb.h"
 #include "runtime/container.h"
 #include "shim/publisher.h"
@@ -44,6 +45,9 @@ class TaskService {
 
   // No container exists or is being created.
   bool idle() const;
+
+  // Adds its containers.
+  void Describe(inspect::v1::ShimResponse& shim) const;
 
  private:
   struct Deletion;

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
@@ -17,13 +18,18 @@
 namespace feather {
 namespace {
 
+using Fields = std::vector<std::pair<absl::string_view, absl::string_view>>;
+
 struct State {
   UniqueFd sink;
   LogLevel least = LogLevel::kInfo;
+  LogFormat format = LogFormat::kText;
   std::string common_key;
   std::string common_value;
   uint64_t dropped = 0;
   uint64_t dropped_untold = 0;
+  uint64_t problems = 0;
+  std::deque<LoggedProblem> last_problems;
 };
 
 State& state() {
@@ -37,23 +43,10 @@ constexpr size_t kLineLimit = PIPE_BUF;
 constexpr char kCut[] = "...";
 constexpr size_t kReserve = sizeof kCut + sizeof "\"\n";
 
-constexpr std::array<const char*, 5> kLevelNames = {"trace", "debug", "info", "warning", "error"};
+// Of what is kept of a problem.
+constexpr size_t kKeptProblemSize = 512;
 
-// Without tzset, which gmtime would call and which reads /etc/localtime.
-void AppendTime(std::string& line) {
-  using namespace std::chrono;
-  auto now = system_clock::now();
-  auto day = floor<days>(now);
-  year_month_day date(day);
-  hh_mm_ss time(floor<nanoseconds>(now - day));
-  std::array<char, 64> text;
-  int n = snprintf(text.data(), text.size(), "time=\"%04d-%02u-%02uT%02d:%02d:%02d.%09lldZ\"",
-                   int{date.year()}, unsigned{date.month()}, unsigned{date.day()},
-                   static_cast<int>(time.hours().count()), static_cast<int>(time.minutes().count()),
-                   static_cast<int>(time.seconds().count()),
-                   static_cast<long long>(time.subseconds().count()));
-  line.append(text.data(), static_cast<size_t>(n));
-}
+constexpr std::array<const char*, 5> kLevelNames = {"trace", "debug", "info", "warning", "error"};
 
 bool NeedsQuotes(absl::string_view value) {
   return !std::all_of(value.begin(), value.end(), [](char c) {
@@ -93,16 +86,49 @@ void AppendField(std::string& line, absl::string_view key, absl::string_view val
   if (quote) line += '"';
 }
 
-std::string Line(LogLevel level, absl::string_view message,
-                 std::vector<std::pair<absl::string_view, absl::string_view>> fields) {
-  std::string line;
-  AppendTime(line);
-  AppendField(line, "level", kLevelNames[static_cast<size_t>(level)]);
+void AppendFields(std::string& line, absl::string_view message, const Fields& fields) {
   AppendField(line, "msg", message);
-  std::sort(fields.begin(), fields.end());
   for (const auto& [key, value] : fields) AppendField(line, key, value);
+}
+
+std::string JsonLine(const std::string& time, LogLevel level, absl::string_view message,
+                     const Fields& fields) {
+  using Json = nlohmann::ordered_json;
+  Json json = {{"time", time}, {"level", LogLevelName(level)}, {"msg", std::string(message)}};
+  for (const auto& [key, value] : fields) json[std::string(key)] = std::string(value);
+  while (true) {
+    std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+    if (line.size() < kLineLimit) return line + "\n";
+    auto longest = std::max_element(json.begin(), json.end(), [](const Json& a, const Json& b) {
+      return a.get_ref<const std::string&>().size() < b.get_ref<const std::string&>().size();
+    });
+    auto& value = longest->get_ref<std::string&>();
+    value = value.substr(0, value.size() / 2) + kCut;
+  }
+}
+
+std::string Line(LogLevel level, absl::string_view message, const Fields& fields) {
+  const std::string time = UtcText(std::chrono::system_clock::now());
+  if (state().format == LogFormat::kJson) return JsonLine(time, level, message, fields);
+  std::string line = absl::StrCat("time=\"", time, "\"");
+  AppendField(line, "level", LogLevelName(level));
+  AppendFields(line, message, fields);
   line += '\n';
   return line;
+}
+
+void KeepProblem(LogLevel level, absl::string_view message, const Fields& fields) {
+  State& s = state();
+  ++s.problems;
+  LoggedProblem problem{std::chrono::system_clock::now(), level, ""};
+  AppendFields(problem.text, message, fields);
+  problem.text.erase(0, 1);
+  if (problem.text.size() > kKeptProblemSize) {
+    problem.text.resize(kKeptProblemSize);
+    problem.text += kCut;
+  }
+  if (s.last_problems.size() == kKeptProblems) s.last_problems.pop_front();
+  s.last_problems.push_back(std::move(problem));
 }
 
 bool Write(const std::string& line) {
@@ -117,20 +143,28 @@ bool Write(const std::string& line) {
 
 void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
   State& s = state();
-  if (!s.sink || level < s.least) return;
+  const bool problem = level >= LogLevel::kWarning;
+  const bool written = s.sink && level >= s.least;
+  if (!problem && !written) return;
   int saved_errno = errno;
-  std::vector<std::pair<absl::string_view, absl::string_view>> sorted;
+  Fields sorted;
   for (const LogField& field : fields) sorted.emplace_back(field.key, field.value);
-  if (!s.common_key.empty()) sorted.emplace_back(s.common_key, s.common_value);
-
-  if (s.dropped_untold > 0) {
-    std::string count = absl::StrCat(s.dropped_untold);
-    if (Write(Line(LogLevel::kWarning, "log lines dropped", {{"count", count}})))
-      s.dropped_untold = 0;
-  }
-  if (s.dropped_untold > 0 || !Write(Line(level, message, std::move(sorted)))) {
-    ++s.dropped;
-    ++s.dropped_untold;
+  std::sort(sorted.begin(), sorted.end());
+  if (problem) KeepProblem(level, message, sorted);
+  if (written) {
+    if (!s.common_key.empty())
+      sorted.insert(
+          std::upper_bound(sorted.begin(), sorted.end(), Fields::value_type(s.common_key, "")),
+          {s.common_key, s.common_value});
+    if (s.dropped_untold > 0) {
+      std::string count = absl::StrCat(s.dropped_untold);
+      if (Write(Line(LogLevel::kWarning, "log lines dropped", {{"count", count}})))
+        s.dropped_untold = 0;
+    }
+    if (s.dropped_untold > 0 || !Write(Line(level, message, sorted))) {
+      ++s.dropped;
+      ++s.dropped_untold;
+    }
   }
   errno = saved_errno;
 }
@@ -139,11 +173,36 @@ void SetLogSink(UniqueFd sink) { state().sink = std::move(sink); }
 
 void SetLogLevel(LogLevel least) { state().least = least; }
 
+void SetLogFormat(LogFormat format) { state().format = format; }
+
 void SetLogCommonField(std::string key, std::string value) {
   state().common_key = std::move(key);
   state().common_value = std::move(value);
 }
 
 uint64_t DroppedLogLines() { return state().dropped; }
+
+const std::deque<LoggedProblem>& LastProblems() { return state().last_problems; }
+
+uint64_t ProblemCount() { return state().problems; }
+
+// Without tzset, which gmtime would call and which reads /etc/localtime.
+std::string UtcText(std::chrono::system_clock::time_point at, bool fraction) {
+  using namespace std::chrono;
+  auto day = floor<days>(at);
+  year_month_day date(day);
+  hh_mm_ss time(floor<nanoseconds>(at - day));
+  std::array<char, 64> text;
+  int n =
+      snprintf(text.data(), text.size(), "%04d-%02u-%02uT%02d:%02d:%02d", int{date.year()},
+               unsigned{date.month()}, unsigned{date.day()}, static_cast<int>(time.hours().count()),
+               static_cast<int>(time.minutes().count()), static_cast<int>(time.seconds().count()));
+  std::string result(text.data(), static_cast<size_t>(n));
+  if (fraction)
+    absl::StrAppend(&result, ".", absl::Dec(time.subseconds().count(), absl::kZeroPad9));
+  return result + "Z";
+}
+
+const char* LogLevelName(LogLevel level) { return kLevelNames[static_cast<size_t>(level)]; }
 
 }  // namespace feather

@@ -20,4 +20,9 @@ absl::Status RunDelete(const Flags& flags);
 // Prints a containerd.types.RuntimeInfo. `runtime`: this shim's name as containerd calls it.
 absl::Status RunInfo(const std::string& runtime);
 
+// For people and monitoring, not for containerd: asks the shims of this node what they know of
+// themselves (proto/inspect.proto) and prints it. `words`: [-json | -prometheus]
+// [-socket-directory DIRECTORY] [ID], where ID is a shim's or a container's, or how one begins.
+absl::Status RunInspect(const std::vector<absl::string_view>& words);
+
 }  // namespace feather

@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "runtime/base/file.h"
+#include "shim/inspect/report.h"
 
 namespace feather {
 namespace {
@@ -112,6 +113,8 @@ std::vector<std::string> Commands(const std::string& path) {
 }
 
 bool IsExecutable(const std::string& program) {
+  // Installed by a command above it.
+  if (program == "containerd-shim-feather-v2") return access(FEATHER_SHIM_DEFAULT, X_OK) == 0;
   if (absl::StrContains(program, '/')) return access(Source(program).c_str(), X_OK) == 0;
   const char* path = getenv("PATH");
   for (absl::string_view directory : absl::StrSplit(path == nullptr ? "" : path, ':'))
@@ -158,6 +161,27 @@ TEST(Documents, TheExampleForDockerNamesTheRuntime) {
       nlohmann::json::parse(Read(Source("packaging/docker/daemon.json")), nullptr, false);
   ASSERT_TRUE(json.is_object());
   EXPECT_EQ(json["runtimes"]["feather"]["runtimeType"], "io.containerd.feather.v2");
+}
+
+TEST(Documents, TheDashboardAsksForMetricsThatExist) {
+  inspect::Node node;
+  node.shims.emplace_back().report.add_containers();
+  const std::string metrics = inspect::PrometheusText(node);
+  const auto json = nlohmann::json::parse(
+      Read(Source("packaging/monitoring/grafana-dashboard.json")), nullptr, false);
+  ASSERT_TRUE(json.is_object());
+  int queries = 0;
+  for (const auto& panel : json["panels"]) {
+    for (const auto& target : panel["targets"]) {
+      const std::string query = target["expr"];
+      const size_t begin = query.find("feather_");
+      ASSERT_NE(begin, query.npos) << query;
+      const std::string name = query.substr(begin, query.find('{', begin) - begin);
+      EXPECT_TRUE(absl::StrContains(metrics, absl::StrCat("# TYPE ", name, " "))) << query;
+      ++queries;
+    }
+  }
+  EXPECT_GE(queries, 10);
 }
 
 TEST(Documents, TheRuntimeClassNamesAHandlerOfTheExamplesForContainerd) {

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cerrno>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -118,6 +119,54 @@ TEST_F(LogTest, WithoutASinkNothingIsWrittenOrCounted) {
   uint64_t before = DroppedLogLines();
   LogError("lost");
   EXPECT_EQ(DroppedLogLines(), before);
+}
+
+TEST_F(LogTest, WritesLogrusJsonIfAsked) {
+  SetLogFormat(LogFormat::kJson);
+  SetLogCommonField("shim", "pod");
+  LogWarning("a \"b\"\n", {{"id", "x\xff"}, {"alpha", "1"}});
+  SetLogFormat(LogFormat::kText);
+  const std::string line = Written();
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  ASSERT_TRUE(json.is_object()) << line;
+  EXPECT_EQ(json["level"], "warning");
+  EXPECT_EQ(json["msg"], "a \"b\"\n");
+  EXPECT_EQ(json["id"], "x\xef\xbf\xbd") << "bytes that are no UTF-8";
+  EXPECT_EQ(json["shim"], "pod");
+  EXPECT_THAT(std::string(json["time"]), ContainsRegex("^2[0-9-]{9}T[0-9:]{8}[.][0-9]{9}Z$"));
+  EXPECT_THAT(line, EndsWith("}\n"));
+}
+
+TEST_F(LogTest, CutsWhatIsTooLongInJsonToo) {
+  SetLogFormat(LogFormat::kJson);
+  LogInfo("m", {{"a", std::string(10000, '\n')}, {"id", "kept"}});
+  SetLogFormat(LogFormat::kText);
+  const std::string line = Written();
+  EXPECT_LE(line.size(), size_t{PIPE_BUF});
+  EXPECT_EQ(nlohmann::json::parse(line, nullptr, false)["id"], "kept");
+}
+
+TEST_F(LogTest, KeepsTheLastProblemsEvenWhenNobodyReads) {
+  SetLogSink(UniqueFd());
+  const uint64_t before = ProblemCount();
+  for (size_t i = 0; i < kKeptProblems; ++i) LogWarning("old");
+  LogInfo("no problem");
+  LogError("new", {{"id", "c"}, {"error", std::string(5000, 'e')}});
+  EXPECT_EQ(ProblemCount(), before + kKeptProblems + 1);
+  ASSERT_THAT(LastProblems(), SizeIs(kKeptProblems));
+  EXPECT_EQ(LastProblems().front().text, "msg=old");
+  EXPECT_EQ(LastProblems().back().level, LogLevel::kError);
+  EXPECT_THAT(LastProblems().back().text, testing::StartsWith("msg=new error=eee"));
+  EXPECT_LT(LastProblems().back().text.size(), 600u);
+}
+
+TEST(UtcText, IsRfc3339) {
+  using std::chrono::system_clock;
+  const system_clock::time_point leap =
+      system_clock::time_point(std::chrono::duration_cast<system_clock::duration>(
+          std::chrono::nanoseconds(951827696000000042)));
+  EXPECT_EQ(UtcText(leap), "2000-02-29T12:34:56.000000042Z");
+  EXPECT_EQ(UtcText(leap, false), "2000-02-29T12:34:56Z");
 }
 
 TEST_F(LogTest, KeepsErrno) {

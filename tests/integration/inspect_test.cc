@@ -1,0 +1,173 @@
+// `inspect`, with real shims.
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "tests/support/shim_test.h"
+
+namespace feather::test {
+namespace {
+
+using Json = nlohmann::json;
+using ::testing::HasSubstr;
+
+class Inspect : public ShimTest {
+ protected:
+  // Other tests' shims use the same directory for their sockets: this test's own are linked into
+  // one where nothing else is.
+  std::string SocketDirectory() {
+    std::string directory = ctrd().directory() + "/s";
+    mkdir(directory.c_str(), 0700);
+    return directory;
+  }
+  void Link(const Container& container) {
+    const std::string address(absl::StripPrefix(container.answer().address, "unix://"));
+    ASSERT_EQ(
+        symlink(address.c_str(), absl::StrCat(SocketDirectory(), "/", container.id()).c_str()), 0);
+  }
+  HelperResult Run(std::vector<std::string> words) {
+    HelperCommand command;
+    command.argv = {ShimUnderTest(), "inspect", "-socket-directory", SocketDirectory()};
+    command.argv.insert(command.argv.end(), words.begin(), words.end());
+    command.cwd = "/";
+    command.joined = false;
+    return RunHelper(command);
+  }
+  Json RunJson(std::vector<std::string> words = {}) {
+    words.push_back("-json");
+    HelperResult result = Run(std::move(words));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return Json::parse(result.out, nullptr, false);
+  }
+};
+
+TEST_F(Inspect, TellsOfAContainersWholeLife) {
+  Container& c = New("a", Shell("sleep 1000"));
+  Link(c);
+  Json shim = RunJson()["shims"][0];
+  EXPECT_EQ(shim["id"], "a");
+  EXPECT_EQ(shim["namespace"], ctrd().name_space());
+  EXPECT_EQ(shim["pid"], c.shim_pid());
+  EXPECT_EQ(shim["bundle"], c.bundle());
+  EXPECT_GT(shim["private_memory_bytes"], 10000);
+  EXPECT_GE(shim["connections"], 2) << "the test's, and its own";
+  EXPECT_EQ(shim["containers"], Json::array());
+
+  absl::StatusOr<uint32_t> pid = c.Create();
+  ASSERT_THAT(pid, IsOk());
+  Json container = RunJson()["shims"][0]["containers"][0];
+  EXPECT_EQ(container["id"], "a");
+  EXPECT_EQ(container["state"], "created");
+  EXPECT_EQ(container["pid"], *pid);
+  EXPECT_THAT(std::string(container["cgroup"]), HasSubstr("/sys/fs/cgroup"));
+
+  ASSERT_THAT(c.Start(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"false"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  ASSERT_THAT(c.Wait("x"), IsOk());
+  container = RunJson()["shims"][0]["containers"][0];
+  EXPECT_EQ(container["state"], "running");
+  EXPECT_EQ(container["execs"][0]["id"], "x");
+  EXPECT_EQ(container["execs"][0]["state"], "stopped");
+  EXPECT_EQ(container["execs"][0]["exit_status"], 1);
+
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  container = RunJson()["shims"][0]["containers"][0];
+  EXPECT_EQ(container["state"], "stopped");
+  EXPECT_EQ(container["exit_status"], 137);
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_F(Inspect, FindsAShimByWhatItsContainersAreCalled) {
+  Container& a = New("alpha");
+  Container& b = New("beta");
+  Link(a);
+  Link(b);
+  ASSERT_THAT(a.Run(), IsOk());
+  ASSERT_THAT(b.Run(), IsOk());
+  EXPECT_EQ(RunJson()["shims"].size(), 2u);
+  EXPECT_EQ(RunJson({"alp"})["shims"][0]["id"], "alpha");
+  HelperResult detail = Run({"beta"});
+  EXPECT_EQ(detail.exit_code, 0);
+  EXPECT_THAT(detail.out, HasSubstr("container    beta\n"));
+  HelperResult none = Run({"gamma"});
+  EXPECT_EQ(none.exit_code, 1);
+  EXPECT_THAT(none.err, HasSubstr("no shim of feather's has gamma"));
+  EXPECT_EQ(Run({"-no-such-flag"}).exit_code, 1);
+  EXPECT_THAT(a.KillAndRemove(), IsOk());
+  EXPECT_THAT(b.KillAndRemove(), IsOk());
+}
+
+TEST_F(Inspect, TellsShimsThatHangAndThoseThatAreGone) {
+  Container& a = New("a");
+  Container& b = New("b");
+  Link(a);
+  Link(b);
+  // What a killed shim leaves.
+  const std::string dead = SocketDirectory() + "/dead";
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  dead.copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  close(fd);
+
+  kill(b.shim_pid(), SIGSTOP);
+  Json node = RunJson();
+  HelperResult table = Run({});
+  kill(b.shim_pid(), SIGCONT);
+  EXPECT_EQ(node["shims"].size(), 1u);
+  EXPECT_EQ(node["shims"][0]["id"], "a");
+  EXPECT_EQ(node["silent"], Json::array({SocketDirectory() + "/b"}));
+  EXPECT_EQ(node["dead_sockets"], 1);
+  EXPECT_THAT(table.out, HasSubstr("does not answer: " + SocketDirectory() + "/b\n"));
+  EXPECT_EQ(RunJson()["shims"].size(), 2u) << "it goes on";
+  EXPECT_THAT(a.Shutdown(), IsOk());
+  EXPECT_THAT(b.Shutdown(), IsOk());
+}
+
+TEST_F(Inspect, CountsShimsOfOtherKinds) {
+  settings_.shim = DebianBinary("bookworm", "containerd-shim-runc-v2");
+  if (settings_.shim.empty()) settings_.shim = "/usr/bin/containerd-shim-runc-v2";
+  settings_.daemon = Daemon::k1_6;
+  Container& c = New("a");
+  Link(c);
+  Json node = RunJson();
+  EXPECT_EQ(node["shims"], Json::array());
+  EXPECT_EQ(node["other_shims"], 1);
+  ctrd().ForgiveShim(c.shim_pid());
+  EXPECT_THAT(c.Run(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Inspect, WritesTheSameIntoTheLogOnSignal) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  kill(c.shim_pid(), SIGUSR1);
+  EXPECT_TRUE(RunUntil([&] {
+    return ctrd().log().find("msg=\"state of a container\"") != std::string::npos;
+  })) << ctrd().log();
+  EXPECT_THAT(ctrd().log(), HasSubstr("containers=1"));
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Inspect, WithoutAShimThereIsNothingToTell) {
+  EXPECT_EQ(RunJson()["shims"], Json::array());
+  HelperCommand command;
+  command.argv = {ShimUnderTest(), "inspect", "-prometheus", "-socket-directory", "/nowhere"};
+  HelperResult result = RunHelper(command);
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.out, HasSubstr("feather_shims 0\n"));
+}
+
+}  // namespace
+}  // namespace feather::test
