@@ -4,15 +4,20 @@
 
 #include <algorithm>
 #include <array>
+#include <asio/io_context.hpp>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "proto/task.pb.h"
+#include "runtime/base/async.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/bundle.h"
@@ -23,11 +28,14 @@
 #include "shim/commands/placement.h"
 #include "shim/commands/socket_name.h"
 #include "shim/options.h"
+#include "shim/ttrpc/client.h"
 
 namespace feather {
 namespace {
 
 constexpr size_t kMaxInput = size_t{10} << 20;
+// For a shim that is stopped or stuck; the answer is then as if it were feather.
+constexpr auto kProbeLimit = std::chrono::seconds(2);
 
 struct Sockets {
   UniqueFd listener;  // invalid: somebody serves there already
@@ -107,6 +115,24 @@ absl::StatusOr<pid_t> SpawnServer(const StartInput& input, const Flags& flags,
   return SpawnProcess(command);
 }
 
+// A shim that was started under an older containerd, by another binary, may know version 2 alone.
+bool KnowsVersion3(const std::string& socket) {
+  asio::io_context io(1);
+  absl::Status answered;
+  auto ask = [](asio::io_context& loop, std::string path, absl::Status& status) -> Async<> {
+    absl::StatusOr<std::shared_ptr<ttrpc::Client>> client =
+        co_await ttrpc::Client::Connect(loop, std::move(path));
+    if (!client.ok()) co_return;
+    containerd::task::v2::ConnectRequest request;
+    absl::StatusOr<std::string> answer = co_await (*client)->Call(
+        "containerd.task.v3.Task", "Connect", request.SerializeAsString(), kProbeLimit);
+    status = answer.status();
+  };
+  Spawn(io, ask(io, socket, answered));
+  io.run();
+  return !absl::IsUnimplemented(answered);
+}
+
 absl::Status StartServer(const StartInput& input, const Flags& flags, const Sockets& sockets,
                          const std::string& address, const std::string& answer) {
   RETURN_IF_ERROR(Place(input));
@@ -129,6 +155,7 @@ absl::Status RunStart(const Flags& flags) {
   absl::Status status = MakeSockets(input, flags, sockets);
   if (status.ok()) {
     std::string address = absl::StrCat("unix://", sockets.path);
+    if (!sockets.listener && format.version > 2 && !KnowsVersion3(sockets.path)) format.version = 2;
     std::string answer = FormatAnswer(format, address);
     if (!sockets.listener) {
       RETURN_IF_ERROR(WriteBundleFiles(input, address));

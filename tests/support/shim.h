@@ -208,6 +208,11 @@ class FakeContainerd {
   // runtime state, temporary files), and shims that ended otherwise than with exit code 0. Waits
   // for shims that are about to end. Empty after a clean test; kills and removes what it tells.
   std::vector<std::string> FindLeftovers();
+  // From now on this binary is run for `start` and `delete`, as this series of containerd does it.
+  void Switch(std::string shim, Daemon daemon) {
+    settings_.shim = std::move(shim);
+    settings_.daemon = daemon;
+  }
   // A shim that was killed, or may end as it likes.
   void ForgiveShim(pid_t pid) { forgiven_.push_back(pid); }
 
