@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/mount/mountinfo.h"
@@ -150,6 +151,8 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
 }
 
 absl::StatusOr<Cgroup> FindCgroup(pid_t pid) {
+  // proc(5): hidepid hides it from others.
+  RaisedCapabilities raised({CAP_SYS_PTRACE});
   struct statfs info;
   if (statfs(kRoot, &info) < 0) return ErrnoError(errno, kRoot);
   bool unified = info.f_type == CGROUP2_SUPER_MAGIC;
@@ -183,6 +186,8 @@ absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup) {
 }
 
 absl::Status EnableControllers(const std::string& mount_point, const std::string& path) {
+  // A delegated one is another user's.
+  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
   absl::string_view relative = path;
   if (!absl::ConsumePrefix(&relative, absl::StrCat(mount_point, "/"))) return absl::OkStatus();
   ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat(mount_point, "/cgroup.controllers")));

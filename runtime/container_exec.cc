@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
@@ -21,6 +22,12 @@ absl::StatusOr<UniqueFd> MemoryFile(const char* name, absl::string_view data) {
   if (!fd) return ErrnoError(errno, "memfd_create");
   RETURN_IF_ERROR(WriteAll(fd.get(), data));
   return fd;
+}
+
+// Of whatever user.
+int Signal(pid_t pid, int signal) {
+  RaisedCapabilities raised({CAP_KILL});
+  return kill(pid, signal);
 }
 
 }  // namespace
@@ -56,7 +63,7 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold
     ExecEnded();
   } else if (!status.ok()) {
     // It runs, but its streams cannot be served. Its exit is reported when it has been reaped.
-    if (!exec->reaped()) kill(exec->pid, SIGKILL);
+    if (!exec->reaped()) Signal(exec->pid, SIGKILL);
     if (exec->stdio) co_await exec->stdio->Close();
   }
   co_return status;
@@ -90,7 +97,7 @@ Async<absl::Status> Container::KillExec(std::shared_ptr<Process> exec, uint32_t 
   if (exec->pid == 0)
     co_return absl::FailedPreconditionError("process not created: failed precondition");
   // The pid is ours until the reaper has delivered its exit: it cannot be another process' by now.
-  if (kill(exec->pid, static_cast<int>(signal)) < 0) {
+  if (Signal(exec->pid, static_cast<int>(signal)) < 0) {
     if (errno == ESRCH) co_return absl::NotFoundError("process already finished: not found");
     co_return Annotate(ErrnoError(errno, "unknown error after kill"), "exec kill error");
   }

@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/status.h"
 #include "runtime/base/unique_fd.h"
 
@@ -195,6 +196,8 @@ std::vector<std::string> InheritedEnvironment() {
 }
 
 absl::StatusOr<pid_t> SpawnProcess(const Command& command) {
+  // The child begins with them.
+  RaisedCapabilities all;
   ASSIGN_OR_RETURN(std::string path, FindExecutable(command));
   Nulls nulls;
   ASSIGN_OR_RETURN(std::vector<Plan::Move> moves, Moves(command, nulls));

@@ -22,6 +22,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/async.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
@@ -78,6 +79,7 @@ class ListeningSocket {
   UniqueFd Release() { return std::move(fd_); }
 
   void RemoveFile() {
+    RaisedCapabilities raised({CAP_DAC_OVERRIDE});
     struct stat now;
     // Inode numbers are used again at once.
     if (!path_.empty() && lstat(path_.c_str(), &now) == 0 && now.st_dev == file_.st_dev &&
@@ -248,6 +250,8 @@ int RunServer(const Flags& flags) {
     LogError("cannot serve", {{"error", std::string(status.message())}});
     return 1;
   }
+  if (absl::Status dropped = DropCapabilities(); !dropped.ok())
+    LogWarning("cannot drop capabilities", {{"error", std::string(dropped.message())}});
   // The bundle may go before this process does.
   if (chdir("/") < 0) LogWarning("chdir /", {{"error", ErrnoText(errno)}});
   return shim->Run();

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/status.h"
 
 namespace feather {
@@ -69,6 +70,8 @@ absl::StatusOr<UniqueFd> ReadMaster(int connection) {
 
 absl::StatusOr<std::shared_ptr<ConsoleSocket>> ConsoleSocket::Listen(asio::io_context& io) {
   std::string runtime_dir = Environment("XDG_RUNTIME_DIR");
+  // The directory may be the user's who started containerd.
+  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
   std::string parent = runtime_dir.empty() ? Environment("TMPDIR") : runtime_dir;
   auto socket = std::make_shared<ConsoleSocket>(io);
   RETURN_IF_ERROR(socket->Bind(parent.empty() ? "/tmp" : parent));
@@ -142,6 +145,7 @@ Async<absl::Status> ConsoleSocket::WaitReadable() {
 }
 
 void ConsoleSocket::Close() {
+  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
   asio::error_code ignored;
   if (awaited_) awaited_->close(ignored);
   awaited_.reset();

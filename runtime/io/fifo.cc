@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/descriptor.h"
 #include "runtime/base/status.h"
 
@@ -23,6 +24,8 @@ absl::StatusOr<DescriptorPtr> MakeDescriptor(asio::io_context& io, UniqueFd fd) 
 
 absl::StatusOr<Pipe> MakePipe() {
   std::array<int, 2> ends;
+  // Or it is small when its user has many, fs.pipe-user-pages-soft.
+  RaisedCapabilities raised({CAP_SYS_RESOURCE, CAP_SYS_ADMIN});
   if (pipe2(ends.data(), O_CLOEXEC) < 0) return ErrnoError(errno, "pipe");
   Pipe pipe;
   pipe.read.Reset(ends[0]);
@@ -37,7 +40,13 @@ absl::Status SetNonBlocking(int fd) {
   return absl::OkStatus();
 }
 
+absl::Status ChangeOwner(int fd, uid_t uid, gid_t gid) {
+  RaisedCapabilities raised({CAP_CHOWN});
+  return fchown(fd, uid, gid) < 0 ? ErrnoError(errno, "chown a pipe") : absl::OkStatus();
+}
+
 absl::StatusOr<UniqueFd> OpenHandle(const std::string& path) {
+  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
   UniqueFd fd(open(path.c_str(), O_PATH | O_CLOEXEC));
   if (!fd) return ErrnoError(errno, absl::StrCat("open ", path));
   return fd;
@@ -45,6 +54,7 @@ absl::StatusOr<UniqueFd> OpenHandle(const std::string& path) {
 
 UniqueFd Reopen(int fd, int flags) {
   std::string path = absl::StrCat("/proc/self/fd/", fd);
+  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
   return UniqueFd(open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
 }
 

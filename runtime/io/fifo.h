@@ -30,12 +30,15 @@ absl::StatusOr<Pipe> MakePipe();
 
 absl::Status SetNonBlocking(int fd);
 
+// Also with no right to do so but the capability.
+absl::Status ChangeOwner(int fd, uid_t uid, gid_t gid);
+
 // An O_PATH descriptor: it names the file from now on, even when that is renamed or removed.
 absl::StatusOr<UniqueFd> OpenHandle(const std::string& path);
 
 // A new open file description of what `fd` (which may be an O_PATH handle) refers to, by way of
 // /proc/self/fd; O_CLOEXEC, O_NONBLOCK and O_NOCTTY are added. Never waits. -1 and errno on
-// failure.
+// failure. Both open what belongs to other users: a client need not be root.
 UniqueFd Reopen(int fd, int flags);
 
 bool IsFifo(int fd);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/io/fifo.h"
@@ -58,8 +59,7 @@ absl::Status Logger::OpenStreams(const Stdio::Owner& owner) {
     // Opened again before it belongs to somebody else.
     stream.own = Reopen(pipe.write.get(), O_WRONLY);
     if (!stream.own) return ErrnoError(errno, "open a logger's pipe");
-    if (fchown(pipe.write.get(), owner.uid, owner.gid) < 0)
-      return ErrnoError(errno, "chown a pipe");
+    RETURN_IF_ERROR(ChangeOwner(pipe.write.get(), owner.uid, owner.gid));
     stream.loggers = std::move(pipe.read);
     stream.containers = std::move(pipe.write);
   }
@@ -109,14 +109,20 @@ Async<bool> Logger::WaitUntilRead(Clock::time_point deadline) {
   co_return true;
 }
 
+// It may have become another user's.
+void Logger::Signal(int signal) {
+  RaisedCapabilities raised({CAP_KILL});
+  kill(pid_, signal);
+}
+
 Async<> Logger::End(bool terminate) {
   std::shared_ptr<Logger> self = shared_from_this();
   for (Stream& stream : streams_) stream = Stream();
   if (pid_ <= 0 || exited_.set()) co_return;
-  if (terminate) kill(pid_, SIGTERM);
+  if (terminate) Signal(SIGTERM);
   bool ended = co_await exited_.WaitUntil(Clock::now() + limits_.logger_end);
   if (ended) co_return;
-  kill(pid_, SIGKILL);
+  Signal(SIGKILL);
   ended = co_await exited_.WaitUntil(Clock::now() + limits_.logger_end);
   if (!ended) LogWarning("a logging binary survives SIGKILL", {{"pid", absl::StrCat(pid_)}});
 }

@@ -51,6 +51,7 @@ class Logger : public std::enable_shared_from_this<Logger> {
   absl::Status OpenStreams(const Stdio::Owner& owner);
   absl::StatusOr<UniqueFd> Spawn(Reaper& reaper, const StdioUri& uri, const Stdio::Owner& owner);
   bool AllRead() const;
+  void Signal(int signal);
 
   asio::io_context& io_;
   const StdioLimits limits_;

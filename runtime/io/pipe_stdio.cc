@@ -15,7 +15,7 @@ namespace {
 
 absl::StatusOr<ChildPipe> Divide(UniqueFd ours, UniqueFd childs, const Stdio::Owner& owner) {
   RETURN_IF_ERROR(SetNonBlocking(ours.get()));
-  if (fchown(childs.get(), owner.uid, owner.gid) < 0) return ErrnoError(errno, "chown a pipe");
+  RETURN_IF_ERROR(ChangeOwner(childs.get(), owner.uid, owner.gid));
   ChildPipe pipe;
   pipe.ours = std::move(ours);
   pipe.childs = std::move(childs);

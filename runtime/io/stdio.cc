@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/io/logger.h"
@@ -30,6 +31,7 @@ absl::Status MakeParents(const std::string& path) {
 
 // `file://`: from here on both streams are paths of a file that exists.
 absl::Status PrepareFile(const std::string& path, StdioRequest* request) {
+  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
   RETURN_IF_ERROR(MakeParents(path));
   RETURN_IF_ERROR(OpenFile(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, 0644).status());
   request->out = path;

@@ -13,6 +13,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
@@ -53,9 +54,11 @@ pid_t ForkBlocked() {
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &old);
   pid_t parent = getpid();
+  RaisedCapabilities capabilities;
   pid_t pid = fork();
   int error = errno;
   if (pid == 0) {
+    capabilities.Keep();
     g_parent = parent;
     ResetSignals();
     DieWithParent();

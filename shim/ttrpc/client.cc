@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "proto/ttrpc.pb.h"
+#include "runtime/base/capabilities.h"
 #include "shim/ttrpc/client_connection.h"
 
 namespace feather::ttrpc {
@@ -177,6 +178,12 @@ class ClientImpl : public Client {
   std::shared_ptr<ClientConnection> connection_;
 };
 
+// containerd's socket may belong to another user, by its configuration.
+int ConnectTo(int fd, const sockaddr_un& address) {
+  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
+  return connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+}
+
 }  // namespace
 
 // connect(2) by hand: asio takes EAGAIN of a unix socket, which means a full backlog, for a
@@ -193,7 +200,7 @@ Async<absl::StatusOr<std::shared_ptr<Client>>> Client::Connect(asio::io_context&
   if (!fd.valid()) co_return absl::UnavailableError(absl::StrCat("socket: ", strerror(errno)));
   Clock::time_point deadline = Clock::now() + kConnectLimit;
   Clock::duration pause = std::chrono::milliseconds(1);
-  while (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) < 0) {
+  while (ConnectTo(fd.get(), address) < 0) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN || Clock::now() >= deadline)
       co_return absl::UnavailableError(absl::StrCat("connect ", file, ": ", strerror(errno)));

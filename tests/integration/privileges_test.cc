@@ -1,0 +1,207 @@
+// The shim serves without effective capabilities, and yet does everything that needs them, for
+// whatever user's files and processes; what it was started with reaches the containers unchanged.
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "runtime/base/file.h"
+#include "tests/support/shim_test.h"
+
+namespace feather::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uid_t kUser = 12345;
+constexpr char kPrivileges[] = "grep -E '^(Cap|NoNewPrivs|Seccomp)' /proc/self/status";
+
+std::string StatusLine(absl::string_view status, absl::string_view name) {
+  for (absl::string_view line : absl::StrSplit(status, '\n'))
+    if (absl::ConsumePrefix(&line, absl::StrCat(name, ":\t"))) return std::string(line);
+  return "no such line";
+}
+
+// A path that only this user may use, but for the capability.
+void GiveAway(const std::string& path, mode_t mode) {
+  ASSERT_EQ(chown(path.c_str(), kUser, kUser), 0) << path;
+  ASSERT_EQ(chmod(path.c_str(), mode), 0) << path;
+}
+
+class Privileges : public ShimTest {
+ protected:
+  // What the init and an exec of a container print of their own privileges.
+  std::string SeenInContainer(Container& c) {
+    EXPECT_THAT(c.Run(), IsOk());
+    EXPECT_THAT(c.Exec("x", {"sh", "-c", kPrivileges}), IsOk());
+    EXPECT_THAT(c.Start("x"), IsOk());
+    EXPECT_THAT(c.Wait("x"), IsOk());
+    EXPECT_TRUE(WaitForEof(c.exec_stdio("x")));
+    EXPECT_THAT(c.Delete("x"), IsOk());
+    EXPECT_TRUE(RunUntil([&] { return absl::StrContains(c.stdio().out->data(), "end"); }));
+    EXPECT_THAT(c.KillAndRemove(), IsOk());
+    return absl::StrCat("init:\n", c.stdio().out->data(), "exec:\n", c.exec_stdio("x").out->data());
+  }
+  void ExpectThatAContainerTalks(Container& c) {
+    ASSERT_THAT(c.Run(), IsOk());
+    EXPECT_THAT(c.Wait(), IsOk());
+    ASSERT_TRUE(WaitForEof(c.stdio()));
+    EXPECT_EQ(c.stdio().out->data(), "hello\n");
+    EXPECT_THAT(c.Remove(), IsOk());
+  }
+};
+
+TEST_F(Privileges, ServesWithoutEffectiveCapabilitiesAndKeepsEverythingElse) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  std::string ours = *ReadFile("/proc/self/status");
+  std::string shims = *ReadFile(absl::StrCat("/proc/", c.shim_pid(), "/status"));
+  EXPECT_EQ(StatusLine(shims, "CapEff"), "0000000000000000");
+  for (const char* kept : {"CapInh", "CapPrm", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"})
+    EXPECT_EQ(StatusLine(shims, kept), StatusLine(ours, kept)) << kept;
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Privileges, TheRuntimeHasAllCapabilitiesAndDiesWithTheShim) {
+  TestDirectory directory;
+  std::string seen = directory.path() + "/seen";
+  std::string perl = absl::StrCat(
+      "open(S, \"/proc/self/status\"); print <S>; $b = pack(\"i\", 0); syscall(", SYS_prctl, ", ",
+      PR_GET_PDEATHSIG, ", $b, 0, 0, 0); print \"PDEATHSIG:\\t\", unpack(\"i\", $b), \"\\n\"");
+  // In the place of `start`, and in the same process.
+  settings_.runtime =
+      WriteRuntime("runtime", absl::StrCat("case \" $* \" in *' start '*) exec perl -e '", perl,
+                                           "' >", seen, " ;; *) exec runc \"$@\" ;; esac\n"));
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  std::string ours = *ReadFile("/proc/self/status");
+  std::string child = *ReadFile(seen);
+  EXPECT_EQ(StatusLine(child, "CapEff"), StatusLine(ours, "CapEff"));
+  EXPECT_EQ(StatusLine(child, "CapPrm"), StatusLine(ours, "CapPrm"));
+  EXPECT_EQ(StatusLine(child, "PDEATHSIG"), absl::StrCat(SIGKILL));
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Privileges, AContainerSeesWhatItSeesUnderTheStockShim) {
+  std::string stock_shim = DebianBinary("bookworm", "containerd-shim-runc-v2");
+  if (stock_shim.empty()) GTEST_SKIP() << "containerd is not installed";
+  for (const char* patch :
+       {"", R"({"process": {"noNewPrivileges": false, "capabilities": {"ambient": ["CAP_KILL"],
+                 "inheritable": ["CAP_KILL"]}}})",
+        R"({"process": {"user": {"uid": 1000}},
+            "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+              {"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]}}})"}) {
+    ContainerOptions options = Shell(absl::StrCat(kPrivileges, "; echo end; exec sleep 1000"));
+    options.spec.patch = patch;
+    Settings stock = settings_;
+    stock.shim = stock_shim;
+    stock.daemon = Daemon::k1_6;
+    std::string expected;
+    {
+      FakeContainerd theirs(stock);
+      expected = SeenInContainer(theirs.New("a", options));
+      for (const std::string& left : theirs.FindLeftovers())
+        EXPECT_THAT(left, HasSubstr("socket")) << "of the stock shim";
+    }
+    EXPECT_THAT(expected, HasSubstr("CapBnd")) << patch;
+    EXPECT_EQ(SeenInContainer(New("a", options)), expected) << patch;
+  }
+}
+
+TEST_F(Privileges, KillsAnExecOfAnotherUser) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  auto request = c.ExecRequest("x", {"sleep", "1000"});
+  std::string spec =
+      absl::StrReplaceAll(request.spec().value(), {{"\"uid\":0", absl::StrCat("\"uid\":", kUser)}});
+  ASSERT_NE(spec, request.spec().value());
+  request.mutable_spec()->set_value(spec);
+  ASSERT_THAT(c.Exec(request), IsOk());
+  auto pid = c.Start("x");
+  ASSERT_THAT(pid, IsOk());
+  EXPECT_THAT(StatusLine(*ReadFile(absl::StrCat("/proc/", *pid, "/status")), "Uid"),
+              HasSubstr(absl::StrCat(kUser)));
+  EXPECT_THAT(c.Kill(SIGKILL, "x"), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 128u + SIGKILL);
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Privileges, ServesTheFifosOfAnotherUser) {
+  Container& c = New("a", Shell("echo hello"));
+  auto request = c.CreateRequest();
+  GiveAway(request.stdout(), 0600);
+  GiveAway(request.stderr(), 0600);
+  ASSERT_THAT(c.Create(request), IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  ASSERT_TRUE(WaitForEof(c.stdio()));
+  EXPECT_EQ(c.stdio().out->data(), "hello\n");
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_F(Privileges, AppendsToALogInADirectoryOfAnotherUser) {
+  std::string directory = ctrd().directory() + "/logs";
+  ASSERT_EQ(mkdir(directory.c_str(), 0700), 0);
+  GiveAway(directory, 0700);
+  Container& c = New("a", Shell("echo hello"));
+  auto request = c.CreateRequest();
+  request.set_stdout(absl::StrCat("file://", directory, "/deep/log"));
+  request.clear_stderr();
+  ASSERT_THAT(c.Create(request), IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.Remove(), IsOk());
+  EXPECT_EQ(ReadFile(directory + "/deep/log").value_or("none"), "hello\n");
+}
+
+TEST_F(Privileges, GivesTheStreamsToTheOwnerThatTheOptionsName) {
+  Container& c = New("a", Shell("stat -L -c %g /proc/self/fd/1; echo hello"));
+  auto request = c.CreateRequest();
+  containerd::runc::v1::Options options = ctrd().RuncOptions();
+  options.set_io_uid(kUser);
+  options.set_io_gid(kUser + 1);
+  request.mutable_options()->set_value(options.SerializeAsString());
+  ASSERT_THAT(c.Create(request), IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  ASSERT_TRUE(WaitForEof(c.stdio()));
+  // The OCI runtime has given them to its user since.
+  EXPECT_EQ(c.stdio().out->data(), absl::StrCat(kUser + 1, "\nhello\n"));
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_F(Privileges, MakesATerminalInARuntimeDirectoryOfAnotherUser) {
+  TestDirectory directory;
+  GiveAway(directory.path(), 0700);
+  settings_.env = {"XDG_RUNTIME_DIR=" + directory.path()};
+  ContainerOptions options = Shell("test -t 0 && echo hello");
+  options.spec.terminal = true;
+  options.err = false;
+  Container& c = New("a", options);
+  auto request = c.CreateRequest();
+  request.set_terminal(true);
+  ASSERT_THAT(c.Create(request), IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  ASSERT_TRUE(WaitForEof(c.stdio()));
+  EXPECT_EQ(c.stdio().out->data(), "hello\r\n");
+  EXPECT_THAT(c.Remove(), IsOk());
+}
+
+TEST_F(Privileges, SendsEventsToASocketOfAnotherUser) {
+  GiveAway(ctrd().events().path(), 0600);
+  Container& c = New("a", Shell("echo hello"));
+  ExpectThatAContainerTalks(c);
+  EXPECT_TRUE(ctrd().WaitForDelete("a"));
+}
+
+}  // namespace
+}  // namespace feather::test
