@@ -10,6 +10,8 @@
 #include "absl/strings/strip.h"
 #include "google/protobuf/stubs/logging.h"
 #include "runtime/base/file.h"
+#include "runtime/base/status.h"
+#include "runtime/bundle.h"
 #include "shim/commands/commands.h"
 #include "shim/commands/flags.h"
 #include "shim/server.h"
@@ -63,6 +65,9 @@ int Main(absl::string_view program, const std::vector<absl::string_view>& argume
   if (flags.info) return Finish(runtime, RunInfo(runtime));
   if (flags.name_space.empty())
     return Finish(runtime, absl::InvalidArgumentError("shim namespace cannot be empty"));
+  // It becomes part of paths.
+  if (absl::Status valid = ValidateId(flags.name_space); !valid.ok())
+    return Finish(runtime, Annotate(valid, "shim namespace"));
   if (flags.action.empty()) return RunServer(flags);
 
   // What has begun is finished: containerd takes half a clean-up for a whole one.

@@ -41,6 +41,20 @@ absl::Status MakeDirectories(const std::string& path) {
   }
 }
 
+// Whoever else may write into the directory could put a socket of his own in the place of a shim's.
+absl::Status CheckDirectory(int fd, const std::string& directory) {
+  struct stat status;
+  if (fstat(fd, &status) < 0) return ErrnoError(errno, absl::StrCat("stat ", directory));
+  if (status.st_uid != geteuid() && status.st_uid != 0)
+    return absl::PermissionDeniedError(
+        absl::StrCat("socket directory ", directory, " belongs to user ", status.st_uid));
+  bool others_write = (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+  if (others_write && (status.st_mode & S_ISVTX) == 0)
+    return absl::PermissionDeniedError(
+        absl::StrCat("other users may write into socket directory ", directory));
+  return absl::OkStatus();
+}
+
 // The directory, made when it is missing, with a lock of the given kind (flock(2)).
 absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory, int kind) {
   absl::StatusOr<UniqueFd> fd = OpenFile(directory, O_RDONLY | O_DIRECTORY);
@@ -49,6 +63,7 @@ absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory, int kind) {
     fd = OpenFile(directory, O_RDONLY | O_DIRECTORY);
   }
   if (!fd.ok()) return fd;
+  RETURN_IF_ERROR(CheckDirectory(fd->get(), directory));
   while (flock(fd->get(), kind) < 0)
     if (errno != EINTR) return ErrnoError(errno, absl::StrCat("flock ", directory));
   return fd;

@@ -218,9 +218,12 @@ TEST_F(CommandTest, DeleteAnswersAlthoughTheRuntimeHangs) {
   EXPECT_EQ(bench_.WaitFor(std::stoi(*ReadFile(bench_.directory() + "/pid"))), 128 + SIGKILL);
 }
 
-TEST_F(CommandTest, DeleteRefusesAnIdThatIsAPath) {
+TEST_F(CommandTest, DeleteRefusesAnIdOrANamespaceThatIsAPath) {
   bench_.MakeBundle("a");
   HelperResult result = bench_.Run({"-namespace", "ns", "-id", "../a", "delete"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.out, "");
+  result = bench_.Run({"-namespace", "../ns", "-id", "a", "delete"});
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_EQ(result.out, "");
 }

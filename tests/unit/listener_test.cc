@@ -73,6 +73,27 @@ TEST_F(ListenerTest, ListensInADirectoryOfItsOwn) {
   EXPECT_EQ(fcntl(fd.get(), F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
 }
 
+TEST_F(ListenerTest, RefusesADirectoryIntoWhichOthersMayWrite) {
+  MustListen().Reset();
+  std::string socket_directory = directory_ + "/a/s";
+  for (mode_t mode : {0770, 0707, 0777}) {
+    ASSERT_EQ(chmod(socket_directory.c_str(), mode), 0);
+    EXPECT_TRUE(absl::IsPermissionDenied(ListenOrFind(path_).status())) << mode;
+    EXPECT_TRUE(absl::IsPermissionDenied(ListenAnew(path_).status())) << mode;
+  }
+  for (mode_t mode : {0755, 01777}) {
+    ASSERT_EQ(chmod(socket_directory.c_str(), mode), 0);
+    EXPECT_TRUE(MustListen().valid()) << mode;
+  }
+}
+
+TEST_F(ListenerTest, RefusesADirectoryOfAnotherUser) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root to give a directory away";
+  MustListen().Reset();
+  ASSERT_EQ(chown((directory_ + "/a/s").c_str(), 65534, 65534), 0);
+  EXPECT_TRUE(absl::IsPermissionDenied(ListenOrFind(path_).status()));
+}
+
 // Contract L13.
 TEST_F(ListenerTest, FindsWhoListensAlready) {
   UniqueFd first = MustListen();
