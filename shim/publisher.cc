@@ -1,13 +1,12 @@
 #include "shim/publisher.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <list>
 #include <utility>
 
 #include "proto/ttrpc_events.pb.h"
 #include "runtime/base/log.h"
+#include "runtime/base/trim.h"
 #include "shim/ttrpc/client.h"
 
 namespace feather {
@@ -139,8 +138,7 @@ Async<> Publisher::Impl::Send(std::shared_ptr<Impl> self) {
     pause = std::min(pause * 2, kLastPause);
   }
   self->sending = false;
-  // What containerd's absence has cost goes back to the kernel.
-  if (self->longest >= kLongQueue) malloc_trim(0);
+  if (self->longest >= kLongQueue) TrimSoon(self->io);
   self->longest = 0;
   if (self->empty && self->queue.empty()) std::exchange(self->empty, nullptr)->Set();
 }

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -26,6 +25,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
+#include "runtime/base/trim.h"
 #include "runtime/reaper.h"
 #include "shim/commands/listener.h"
 #include "shim/inspect/service.h"
@@ -116,14 +116,6 @@ void OpenLog(const Flags& flags) {
     SetLogSink(UniqueFd(STDERR_FILENO));
 }
 
-// A burst (a large config.json, many execs) goes back to the kernel when it is over.
-void LimitHeap() {
-  constexpr int kThreshold = 64 << 10;
-  mallopt(M_ARENA_MAX, 1);
-  mallopt(M_MMAP_THRESHOLD, kThreshold);
-  mallopt(M_TRIM_THRESHOLD, kThreshold);
-}
-
 std::string EventsAddress() {
   const char* address = getenv("TTRPC_ADDRESS");
   return address == nullptr ? "" : address;
@@ -165,7 +157,7 @@ class Shim {
     LogInfo("shim started", {{"version", kVersion}, {"pid", absl::StrCat(getpid())}});
     while (true) {
       try {
-        io_.run();
+        RunAndTrim(io_);
         LogInfo("shim ended");
         return 0;
       } catch (const std::exception& exception) {
@@ -239,6 +231,7 @@ class Shim {
 }  // namespace
 
 int RunServer(const Flags& flags) {
+  DropServerTunables();
   LimitHeap();
   // A stray one of the others would end every container of the pod.
   for (int ignored : {SIGPIPE, SIGHUP, SIGUSR2}) signal(ignored, SIG_IGN);

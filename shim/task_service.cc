@@ -1,7 +1,5 @@
 #include "shim/task_service.h"
 
-#include <malloc.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +7,7 @@
 #include "proto/runc_options.pb.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
+#include "runtime/base/trim.h"
 #include "runtime/bundle.h"
 #include "shim/options.h"
 #include "shim/task.h"
@@ -19,8 +18,6 @@ namespace api = containerd::task::v2;
 namespace events = containerd::events;
 
 namespace {
-
-constexpr Clock::duration kTrimDelay = std::chrono::milliseconds(100);
 
 bool IsCallerGone(const rpc::CallContext& context) {
   return context.gone->set() || (context.deadline && Clock::now() >= *context.deadline);
@@ -39,8 +36,7 @@ TaskService::TaskService(asio::io_context& io, Reaper& reaper, Publisher& publis
       reaper_(reaper),
       publisher_(publisher),
       config_(std::move(config)),
-      on_shutdown_(std::move(on_shutdown)),
-      trim_timer_(io) {}
+      on_shutdown_(std::move(on_shutdown)) {}
 
 template <typename Request, typename Response>
 void TaskService::Add(rpc::MethodTable& methods, absl::string_view method,
@@ -95,13 +91,6 @@ void TaskService::Publish(absl::string_view topic, const Event& event, absl::Tim
   publisher_.Publish(topic, event.GetTypeName(), event.SerializeAsString(), at);
 }
 
-void TaskService::TrimSoon() {
-  trim_timer_.expires_after(kTrimDelay);
-  trim_timer_.async_wait([](const asio::error_code& error) {
-    if (!error) malloc_trim(0);
-  });
-}
-
 absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
     const api::CreateTaskRequest& request) {
   RETURN_IF_ERROR(ValidateId(request.id()));
@@ -147,7 +136,7 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   hold.Take(container, init);
   absl::Status status = co_await container->Create();
   creating_.erase(id);
-  TrimSoon();
+  TrimSoon(io_);
   if (!status.ok()) co_return status;
   tasks_[id] = task;
   StartOomWatch(*task);
@@ -186,7 +175,7 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   } else {
     status = co_await container->StartExec(process, &hold);
   }
-  TrimSoon();
+  TrimSoon(io_);
   if (!status.ok()) co_return status;
   if (process->is_init()) {
     // A restored one has its cgroup only now, and has been running in it for a moment.
@@ -213,7 +202,7 @@ TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext co
   if (request.exec_id().empty()) co_return co_await DeleteTask(std::move(context), task);
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> exec, task->container->Find(request.exec_id()));
   CO_RETURN_IF_ERROR(co_await task->container->DeleteExec(exec));
-  TrimSoon();
+  TrimSoon(io_);
   api::DeleteResponse response;
   response.set_pid(static_cast<uint32_t>(exec->pid));
   response.set_exit_status(exec->exit.status);
@@ -260,7 +249,7 @@ Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
     task->deletion.reset();  // the next Delete tries again
   }
   deletion->done.Set();
-  TrimSoon();
+  TrimSoon(io_);
 }
 
 TaskService::Answer<google::protobuf::Empty> TaskService::Exec(rpc::CallContext,

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <asio/io_context.hpp>
-#include <asio/steady_timer.hpp>
 #include <functional>
 #include <map>
 #include <memory>
@@ -104,8 +103,6 @@ class TaskService {
 
   template <typename Event>
   void Publish(absl::string_view topic, const Event& event, absl::Time at = absl::Now());
-  // Gives the memory of a burst back to the kernel a moment after the last one.
-  void TrimSoon();
 
   asio::io_context& io_;
   Reaper& reaper_;
@@ -115,7 +112,6 @@ class TaskService {
   std::map<std::string, std::shared_ptr<Task>> tasks_;
   std::set<std::string> creating_;
   bool ending_ = false;  // on_shutdown has been called
-  asio::steady_timer trim_timer_;
 };
 
 }  // namespace feather

@@ -20,6 +20,7 @@
 #include "runtime/base/async.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/base/trim.h"
 #include "runtime/bundle.h"
 #include "runtime/spawn.h"
 #include "shim/commands/bootstrap.h"
@@ -97,6 +98,7 @@ std::vector<std::string> Environment(const StartInput& input) {
     environment.emplace_back(*variable);
   if (!input.ttrpc_address.empty() && getenv("TTRPC_ADDRESS") == nullptr)
     environment.push_back(absl::StrCat("TTRPC_ADDRESS=", input.ttrpc_address));
+  AddServerTunables(environment);
   return environment;
 }
 

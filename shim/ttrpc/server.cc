@@ -13,6 +13,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "runtime/base/log.h"
+#include "runtime/base/trim.h"
 #include "shim/ttrpc/server_connection.h"
 
 namespace feather::ttrpc {
@@ -85,6 +86,10 @@ void Server::Impl::Open(UniqueFd socket) {
 
 void Server::Impl::Ended(ServerConnection* connection) {
   connections.erase(connection);
+  // Gives the table back after a burst.
+  if (connections.capacity() > 64 && connections.size() < connections.capacity() / 8)
+    connections.rehash(0);
+  TrimSoon(io);
   if (!connections.empty() || !idle) return;
   // Not from within whatever ended the connection.
   asio::post(io, [impl = weak_from_this()] {
