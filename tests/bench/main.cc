@@ -1,0 +1,139 @@
+// Measures two shims beside each other: tests/bench/run.
+
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "runtime/base/file.h"
+#include "tests/bench/bench.h"
+#include "tests/support/proc.h"
+#include "tests/support/subprocess.h"
+
+namespace feather::bench {
+namespace {
+
+constexpr char kUsage[] =
+    "usage: shim_bench [--tiny|--long] [--only PART] [--runtime NAME] [--html FILE] "
+    "[SHIM [SHIM]]\n";
+
+std::string FirstLine(const std::vector<std::string>& argv) {
+  testing::CommandResult result = testing::RunCommand({.argv = argv});
+  std::vector<std::string> lines = absl::StrSplit(result.out, '\n', absl::SkipWhitespace());
+  std::string line = lines.empty() ? "" : lines[0];
+  for (const std::string& more : lines)
+    if (more.find("Version:") != more.npos) line = more;
+  return std::string(absl::StripAsciiWhitespace(absl::StripPrefix(line, "  Version:")));
+}
+
+std::string NameOf(const std::string& shim) {
+  std::string name = shim.substr(shim.rfind('/') + 1);
+  return std::string(absl::StripPrefix(name, "containerd-shim-"));
+}
+
+std::vector<std::string> DescribeMachine(const Bench& bench) {
+  utsname kernel{};
+  uname(&kernel);
+  std::string cpu = "unknown processor";
+  std::string info = ReadFile("/proc/cpuinfo").value_or("");
+  if (size_t at = info.find("model name"); at != info.npos) {
+    cpu = info.substr(info.find(':', at) + 2);
+    cpu = cpu.substr(0, cpu.find('\n'));
+  }
+  std::string load = ReadFile("/proc/loadavg").value_or("");
+  std::vector<std::string> lines = {
+      absl::StrCat(sysconf(_SC_NPROCESSORS_ONLN), " × ", cpu, ", ",
+                   sysconf(_SC_PHYS_PAGES) / (1 << 18), " GiB"),
+      absl::StrCat("Linux ", kernel.release, " ", kernel.machine),
+      absl::StrCat("load before: ", load.substr(0, load.find(' '))),
+      FirstLine({bench.runtime.empty() ? "runc" : bench.runtime, "--version"})};
+  for (const Subject& subject : bench.subjects)
+    lines.push_back(absl::StrCat(subject.name, ": ", FirstLine({subject.shim, "-v"})));
+  return lines;
+}
+
+struct Part {
+  const char* name;
+  void (*measure)(Bench&);
+};
+constexpr Part kParts[] = {
+    {"memory", MeasureMemory},       {"shims", MeasureManyShims},   {"start", MeasureStart},
+    {"lifecycle", MeasureLifecycle}, {"exec", MeasureExec},         {"calls", MeasureCalls},
+    {"hang", MeasureHang},           {"parallel", MeasureParallel}, {"streams", MeasureStreams},
+    {"events", MeasureEvents},       {"daemon", MeasureDaemon},
+};
+
+int Run(Bench& bench, const std::string& only, const std::string& html) {
+  std::vector<std::string> machine = DescribeMachine(bench);
+  bool failed = false;
+  for (const Part& part : kParts) {
+    if (!only.empty() && only != part.name) continue;
+    Clock::time_point start = Clock::now();
+    try {
+      part.measure(bench);
+    } catch (const std::exception& error) {
+      fprintf(stderr, "%s: %s\n", part.name, error.what());
+      failed = true;
+    }
+    fprintf(stderr, "%-10s %.0f s\n", part.name, Since(start));
+  }
+  std::vector<std::string> names = {bench.subjects[0].name,
+                                    bench.subjects.size() > 1 ? bench.subjects[1].name : "-",
+                                    "bare runtime"};
+  printf("%s", bench.report.Table(machine, names).c_str());
+  if (!html.empty()) {
+    Check(WriteFile(html, bench.report.Html(machine, names), 0644), html.c_str());
+    printf("\n%s\n", html.c_str());
+  }
+  return failed ? 1 : 0;
+}
+
+int Main(int argc, char** argv) {
+  Bench bench;
+  std::string only, html;
+  std::vector<std::string> shims;
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    bool value = argument == "--daemon" || argument == "--only" || argument == "--runtime" ||
+                 argument == "--html";
+    if (value && i + 1 == argc) return fputs(kUsage, stderr), 2;
+    if (argument == "--daemon") return DaemonPart(atoi(argv[i + 1]));
+    if (argument == "--tiny")
+      bench.counts = TinyCounts();
+    else if (argument == "--long")
+      bench.counts = LongCounts();
+    else if (argument == "--only")
+      only = argv[++i];
+    else if (argument == "--runtime")
+      bench.runtime = argv[++i];
+    else if (argument == "--html")
+      html = argv[++i];
+    else if (argument[0] == '-')
+      return fputs(kUsage, stderr), 2;
+    else
+      shims.push_back(argument);
+  }
+  if (shims.empty()) shims.push_back(test::ShimUnderTest());
+  if (shims.size() == 1)
+    for (const char* suite : {"sid", "trixie", "bookworm"})
+      if (std::string stock = test::DebianBinary(suite, "containerd-shim-runc-v2");
+          !stock.empty() && shims.size() == 1)
+        shims.push_back(stock);
+  bench.subjects.push_back({Column::kFirst, NameOf(shims[0]), shims[0]});
+  if (shims.size() > 1) bench.subjects.push_back({Column::kSecond, NameOf(shims[1]), shims[1]});
+  if (bench.runtime == "crun" && !test::HideUnifiedCgroup())
+    return fputs("crun needs a private mount namespace\n", stderr), 2;
+  return Run(bench, only, html);
+}
+
+}  // namespace
+}  // namespace feather::bench
+
+int main(int argc, char** argv) { return feather::bench::Main(argc, argv); }

@@ -1,0 +1,154 @@
+// Many containers at once: shims driven directly, and through containerd.
+
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "runtime/base/file.h"
+#include "tests/bench/bench.h"
+#include "tests/support/daemon.h"
+#include "tests/support/subprocess.h"
+
+namespace feather::bench {
+namespace {
+
+using test::Container;
+using test::ContainerOptions;
+
+ContainerOptions Silent() {
+  ContainerOptions options;
+  options.out = options.err = false;
+  return options;
+}
+
+void Add(Bench& bench, Column column, const std::string& name, const char* unit, const char* goal,
+         double value) {
+  bench.report.Get(name, unit, goal).values[static_cast<int>(column)].push_back(value);
+}
+
+// CPU time of everything that has ended below this process, and of those shims.
+double CpuOf(const std::vector<Container*>& containers) {
+  double cpu = ChildrenCpu();
+  for (const Container* c : containers) cpu += CpuWithChildren(c->shim_pid());
+  return cpu;
+}
+
+void StartAtOnce(Bench& bench, const Subject& subject, int count, int crowd) {
+  World ctrd(bench.Settings(subject));
+  for (int i = 0; i < crowd; ++i) Check(ctrd.New(absl::StrCat("crowd", i), Silent()).Run(), "run");
+  std::vector<Container*> containers;
+  for (int i = 0; i < count; ++i) containers.push_back(&ctrd.New(absl::StrCat("c", i), Silent()));
+  double cpu = CpuOf(containers);
+  Clock::time_point start = Clock::now();
+  std::vector<test::Pending<test::task::CreateTaskResponse>> creates;
+  for (Container* c : containers)
+    creates.push_back(c->Send<test::task::CreateTaskResponse>("Create", c->CreateRequest()));
+  std::vector<test::Pending<test::task::StartResponse>> starts;
+  for (size_t i = 0; i < containers.size(); ++i) {
+    Check(creates[i].Get().status(), "Create");
+    test::task::StartRequest request;
+    request.set_id(containers[i]->id());
+    starts.push_back(containers[i]->Send<test::task::StartResponse>("Start", request));
+  }
+  for (auto& each : starts) Check(each.Get().status(), "Start");
+  std::string with = crowd > 0 ? absl::StrCat(", ", crowd, " shims running") : "";
+  Add(bench, subject.column, absl::StrCat(count, " containers created and started at once", with),
+      "ms each", "", Since(start) * 1e3 / count);
+  Add(bench, subject.column, absl::StrCat("CPU time of one of ", count, " at once", with), "ms",
+      "bare + 4", (CpuOf(containers) - cpu) * 1e3 / count);
+}
+
+void StartBare(Bench& bench, int count) {
+  World ctrd(bench.Settings(bench.subjects[0]));
+  ContainerOptions options = Silent();
+  options.mount_rootfs = false;
+  double cpu = ChildrenCpu();
+  for (int i = 0; i < count; ++i) {
+    Container& c = ctrd.Prepare(absl::StrCat("bare", i), options);
+    bench.RunBare(ctrd, {"create", "--bundle", c.bundle(), c.id()});
+    bench.RunBare(ctrd, {"start", c.id()});
+  }
+  Add(bench, Column::kBare, absl::StrCat("CPU time of one of ", count, " at once"), "ms",
+      "bare + 4", (ChildrenCpu() - cpu) * 1e3 / count);
+}
+
+}  // namespace
+
+void MeasureParallel(Bench& bench) {
+  for (int count : bench.counts.parallel) {
+    bench.ForEach(std::min(bench.counts.rounds, 3), [&](const Subject& subject, int) {
+      StartAtOnce(bench, subject, count, 0);
+      if (subject.column == Column::kFirst) StartBare(bench, count);
+    });
+  }
+  if (bench.counts.crowd == 0) return;
+  for (const Subject& subject : bench.subjects)
+    StartAtOnce(bench, subject, bench.counts.parallel[0], bench.counts.crowd);
+}
+
+// A daemon wants a mount namespace, and tells its shim from the environment.
+void MeasureDaemon(Bench& bench) {
+  if (bench.counts.restart == 0) return;
+  for (const Subject& subject : bench.subjects) {
+    std::vector<std::string> env;
+    for (char** entry = environ; *entry != nullptr; ++entry) env.emplace_back(*entry);
+    env.push_back("FEATHER_SHIM=" + subject.shim);
+    test::HelperCommand command;
+    char self[4096];
+    ssize_t size = readlink("/proc/self/exe", self, sizeof self);
+    testing::Subprocess::Options options;
+    options.argv = {std::string(self, static_cast<size_t>(size)), "--daemon",
+                    absl::StrCat(bench.counts.restart)};
+    options.env = env;
+    testing::CommandResult result = testing::RunCommand(options, testing::Milliseconds(1'200'000));
+    if (result.code != 0) {
+      fprintf(stderr, "through containerd: %s%s\n", result.out.c_str(), result.err.c_str());
+      continue;
+    }
+    for (absl::string_view line : absl::StrSplit(result.out, '\n', absl::SkipEmpty())) {
+      std::vector<std::string> parts = absl::StrSplit(line, '|');
+      double value = 0;
+      if (parts.size() == 4 && absl::SimpleAtod(parts[3], &value))
+        Add(bench, subject.column, parts[0], parts[1].c_str(), parts[2].c_str(), value);
+    }
+  }
+}
+
+int DaemonPart(int containers) {
+  std::string suite = "bookworm";
+  for (const std::string& each : testing::Daemon::Suites())
+    if (testing::Daemon::Unavailable(each).empty()) suite = each;
+  testing::Daemon daemon(suite);
+  if (!daemon.Start()) {
+    fprintf(stderr, "%s\n", daemon.Log().c_str());
+    return 1;
+  }
+  constexpr int kAtOnce = 10;
+  Clock::time_point start = Clock::now();
+  for (int i = 0; i < containers; i += kAtOnce) {
+    std::vector<std::unique_ptr<testing::Subprocess>> runs;
+    for (int j = i; j < std::min(i + kAtOnce, containers); ++j)
+      runs.push_back(daemon.StartCtr(
+          daemon.Run(absl::StrCat("c", j), {"--detach", "--null-io"}, {"sleep", "10000"})));
+    for (auto& run : runs)
+      if (run->Wait().value_or(-1) != 0) {
+        fprintf(stderr, "%s\n", run->err().c_str());
+        return 1;
+      }
+  }
+  printf("containers through containerd %s, %d at once|ms each|faster|%f\n",
+         daemon.version().c_str(), kAtOnce, Since(start) * 1e3 / containers);
+  daemon.Kill();
+  start = Clock::now();
+  if (!daemon.Restart()) return 1;
+  printf("containerd restarted with %d shims, until it answers|ms|at most 1/2|%f\n", containers,
+         Since(start) * 1e3);
+  return 0;
+}
+
+}  // namespace feather::bench

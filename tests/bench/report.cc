@@ -1,0 +1,207 @@
+#include "tests/bench/report.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace feather::bench {
+namespace {
+
+std::string Number(double value) {
+  double size = std::fabs(value);
+  if (size >= 100) return absl::StrFormat("%.0f", value);
+  if (size >= 10) return absl::StrFormat("%.1f", value);
+  if (size >= 0.1 || size == 0) return absl::StrFormat("%.2f", value);
+  return absl::StrFormat("%.4f", value);
+}
+
+std::string Cell(const std::vector<double>& values) {
+  if (values.empty()) return "";
+  std::string text = Number(Median(values));
+  if (values.size() == 1) return text;
+  return absl::StrCat(text, " (", Number(Quantile(values, 0)), "–", Number(Quantile(values, 1)),
+                      ")");
+}
+
+std::string Ratio(const Figure& figure) {
+  double second = Median(figure.values[1]);
+  if (figure.values[0].empty() || second == 0) return "";
+  return absl::StrFormat("%.3g", Median(figure.values[0]) / second);
+}
+
+}  // namespace
+
+double Quantile(std::vector<double> values, double part) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  double at = part * static_cast<double>(values.size() - 1);
+  size_t low = static_cast<size_t>(at);
+  size_t high = std::min(low + 1, values.size() - 1);
+  return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
+}
+
+Figure& Report::Get(const std::string& name, const std::string& unit, const std::string& goal,
+                    bool more_is_better) {
+  for (Figure& figure : figures_)
+    if (figure.name == name) return figure;
+  figures_.push_back({.name = name, .unit = unit, .goal = goal, .more_is_better = more_is_better});
+  return figures_.back();
+}
+
+void Report::AddPoint(const std::string& plot, const std::string& x_axis, const std::string& y_axis,
+                      Column column, double x, double y) {
+  for (Curve& curve : curves_)
+    if (curve.plot == plot && curve.column == column) {
+      curve.points.emplace_back(x, y);
+      return;
+    }
+  curves_.push_back({plot, x_axis, y_axis, column, {{x, y}}});
+}
+
+std::string Report::Table(const std::vector<std::string>& machine,
+                          const std::vector<std::string>& names) const {
+  std::string out;
+  for (const std::string& line : machine) absl::StrAppend(&out, "- ", line, "\n");
+  absl::StrAppend(&out, "\n| figure | unit | ", names[0], " | ", names[1], " | ratio | ", names[2],
+                  " | goal |\n| --- | --- | --- | --- | --- | --- | --- |\n");
+  for (const Figure& f : figures_)
+    absl::StrAppend(&out, "| ", f.name, " | ", f.unit, " | ", Cell(f.values[0]), " | ",
+                    Cell(f.values[1]), " | ", Ratio(f), " | ", Cell(f.values[2]), " | ", f.goal,
+                    " |\n");
+  return out;
+}
+
+namespace {
+
+constexpr const char* kColors[kColumns] = {"#1b7f5c", "#c2571a", "#6b7280"};
+constexpr int kWidth = 560;
+constexpr int kHeight = 260;
+constexpr int kLeft = 60;
+constexpr int kBottom = 36;
+
+std::string Escape(absl::string_view text) {
+  std::string out;
+  for (char c : text) {
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
+  }
+  return out;
+}
+
+// Lines over a logarithmic x axis, both axes from their least to their greatest value.
+std::string LinePlot(const std::vector<const Curve*>& curves) {
+  double most_x = 1, least_x = 1e300, most_y = 0;
+  for (const Curve* curve : curves)
+    for (auto [x, y] : curve->points) {
+      most_x = std::max(most_x, x);
+      least_x = std::min(least_x, std::max(x, 1e-6));
+      most_y = std::max(most_y, y);
+    }
+  double span = std::max(std::log(most_x / least_x), 1e-9);
+  auto px = [&](double x) {
+    return kLeft + (kWidth - kLeft - 20) * std::log(std::max(x, least_x) / least_x) / span;
+  };
+  auto py = [&](double y) {
+    return kHeight - kBottom - (kHeight - kBottom - 16) * y / std::max(most_y, 1e-9);
+  };
+  std::string svg = absl::StrFormat("<svg viewBox='0 0 %d %d'>", kWidth, kHeight);
+  for (int i = 0; i <= 4; ++i) {
+    double y = most_y * i / 4;
+    absl::StrAppendFormat(&svg,
+                          "<line x1='%d' x2='%d' y1='%.1f' y2='%.1f' class='grid'/>"
+                          "<text x='%d' y='%.1f' text-anchor='end'>%s</text>",
+                          kLeft, kWidth - 20, py(y), py(y), kLeft - 6, py(y) + 4, Number(y));
+    double x = least_x * std::exp(span * i / 4);
+    absl::StrAppendFormat(&svg, "<text x='%.1f' y='%d' text-anchor='middle'>%s</text>", px(x),
+                          kHeight - kBottom + 16, Number(x));
+  }
+  absl::StrAppendFormat(&svg, "<text x='%d' y='%d' text-anchor='middle'>%s</text>",
+                        (kLeft + kWidth) / 2, kHeight - 4, Escape(curves[0]->x_axis));
+  absl::StrAppendFormat(&svg, "<text x='4' y='11'>%s</text>", Escape(curves[0]->y_axis));
+  for (const Curve* curve : curves) {
+    std::string points;
+    for (auto [x, y] : curve->points) absl::StrAppendFormat(&points, "%.1f,%.1f ", px(x), py(y));
+    absl::StrAppendFormat(&svg,
+                          "<polyline points='%s' fill='none' stroke='%s' stroke-width='2.5'/>",
+                          points, kColors[static_cast<int>(curve->column)]);
+  }
+  return svg + "</svg>";
+}
+
+// A bar for each column that has values, with a line from the least to the greatest.
+std::string Bars(const Figure& figure, const std::vector<std::string>& names) {
+  double most = 0;
+  for (const auto& values : figure.values) most = std::max(most, Quantile(values, 1));
+  if (most <= 0) return "";
+  std::string svg;
+  int y = 0;
+  for (int i = 0; i < kColumns; ++i) {
+    const std::vector<double>& values = figure.values[i];
+    if (values.empty()) continue;
+    double scale = 330 / most;
+    absl::StrAppendFormat(&svg,
+                          "<text x='86' y='%d' text-anchor='end'>%s</text>"
+                          "<rect x='92' y='%d' width='%.1f' height='14' fill='%s'/>"
+                          "<line x1='%.1f' x2='%.1f' y1='%d' y2='%d' stroke='#111'/>"
+                          "<text x='%.1f' y='%d'>%s</text>",
+                          y + 12, Escape(names[static_cast<size_t>(i)]), y + 1,
+                          Median(values) * scale, kColors[i], 92 + Quantile(values, 0) * scale,
+                          92 + Quantile(values, 1) * scale, y + 8, y + 8,
+                          98 + Quantile(values, 1) * scale, y + 12, Number(Median(values)));
+    y += 19;
+  }
+  return absl::StrFormat("<svg viewBox='0 0 520 %d'>%s</svg>", y + 2, svg);
+}
+
+constexpr char kStyle[] =
+    "body{font:15px/1.45 system-ui,sans-serif;color:#1f2430;max-width:1180px;margin:2em auto;"
+    "padding:0 1em}h1{font-weight:600}h2{font-size:17px;margin:0 0 4px}"
+    ".grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(480px,1fr));gap:18px}"
+    ".card{border:1px solid #e2e5ea;border-radius:8px;padding:12px 16px}"
+    ".card p{margin:2px 0 8px;color:#5b6270;font-size:13px}svg{width:100%}"
+    "svg text{font:11px system-ui,sans-serif;fill:#374151}"
+    "svg .grid{stroke:#e5e7eb}li{color:#444}.key span{padding:2px 10px;color:#fff;"
+    "border-radius:4px;margin-right:8px}";
+
+}  // namespace
+
+std::string Report::Html(const std::vector<std::string>& machine,
+                         const std::vector<std::string>& names) const {
+  std::string out =
+      absl::StrCat("<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>", Escape(names[0]),
+                   " beside ", Escape(names[1]), "</title><style>", kStyle, "</style><h1>",
+                   Escape(names[0]), " beside ", Escape(names[1]), "</h1><p class='key'>");
+  for (size_t i = 0; i < kColumns; ++i)
+    absl::StrAppend(&out, "<span style='background:", kColors[i], "'>", Escape(names[i]),
+                    "</span>");
+  absl::StrAppend(&out, "</p><ul>");
+  for (const std::string& line : machine) absl::StrAppend(&out, "<li>", Escape(line), "</li>");
+  absl::StrAppend(&out, "</ul><div class='grid'>");
+  std::vector<std::string> done;
+  for (const Curve& first : curves_) {
+    if (std::find(done.begin(), done.end(), first.plot) != done.end()) continue;
+    done.push_back(first.plot);
+    std::vector<const Curve*> same;
+    for (const Curve& curve : curves_)
+      if (curve.plot == first.plot) same.push_back(&curve);
+    absl::StrAppend(&out, "<div class='card'><h2>", Escape(first.plot), "</h2>", LinePlot(same),
+                    "</div>");
+  }
+  for (const Figure& figure : figures_) {
+    std::string bars = Bars(figure, names);
+    if (bars.empty()) continue;
+    absl::StrAppend(&out, "<div class='card'><h2>", Escape(figure.name), "</h2><p>",
+                    Escape(figure.unit), figure.more_is_better ? ", more is better" : "",
+                    figure.goal.empty() ? "" : absl::StrCat("; goal: ", Escape(figure.goal)),
+                    "</p>", bars, "</div>");
+  }
+  return out + "</div></html>\n";
+}
+
+}  // namespace feather::bench

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+
+namespace feather::bench {
+
+// What is measured, of whom, and what came out. Values of one figure are gathered over the rounds
+// of a run; what is told is their median, and the least and the greatest of them.
+
+// The columns: the two shims, and the OCI runtime by itself where it can do the same.
+enum class Column { kFirst, kSecond, kBare };
+inline constexpr int kColumns = 3;
+
+struct Figure {
+  std::string name;
+  std::string unit;
+  std::string goal;  // in words; empty: none
+  bool more_is_better = false;
+  std::vector<double> values[kColumns] = {};
+};
+
+// Points of a line in a plot.
+struct Curve {
+  std::string plot;
+  std::string x_axis;
+  std::string y_axis;
+  Column column;
+  std::vector<std::pair<double, double>> points;
+};
+
+// Of a copy; 0 of nothing. `part` from 0 to 1.
+double Quantile(std::vector<double> values, double part);
+inline double Median(std::vector<double> values) { return Quantile(std::move(values), 0.5); }
+
+class Report {
+ public:
+  // The figure of that name, made when it is first asked for; they are told in that order.
+  Figure& Get(const std::string& name, const std::string& unit, const std::string& goal = "",
+              bool more_is_better = false);
+  void AddPoint(const std::string& plot, const std::string& x_axis, const std::string& y_axis,
+                Column column, double x, double y);
+
+  // `machine`: lines that say where and of what this is. `names`: of the columns.
+  std::string Table(const std::vector<std::string>& machine,
+                    const std::vector<std::string>& names) const;
+  // One page with everything in it.
+  std::string Html(const std::vector<std::string>& machine,
+                   const std::vector<std::string>& names) const;
+
+ private:
+  std::vector<Figure> figures_;
+  std::vector<Curve> curves_;
+};
+
+}  // namespace feather::bench
