@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,17 +37,12 @@ class OomShim : public ::testing::Test {
     if (HasFailure()) printf("%s\n", ctrd_->log().c_str());
   }
 
-  static std::string Grouped(const std::string& group) {
-    return absl::StrCat(R"("annotations": {"io.containerd.runc.v2.group": ")", group, "\"}");
-  }
-
-  // With a memory limit; of the named group of containers, if any.
-  static ContainerOptions Limited(const std::string& script, const std::string& group = "") {
+  // With a memory limit.
+  static ContainerOptions Limited(const std::string& script) {
     ContainerOptions options;
     options.spec.args = {"sh", "-c", script};
-    options.spec.patch =
-        absl::StrCat(R"({"linux": {"resources": {"memory": {"limit": )", kLimitMiB * (1 << 20),
-                     "}}}", group.empty() ? "" : absl::StrCat(", ", Grouped(group)), "}");
+    options.spec.patch = absl::StrCat(R"({"linux": {"resources": {"memory": {"limit": )",
+                                      kLimitMiB * (1 << 20), "}}}}");
     return options;
   }
 
@@ -73,17 +66,6 @@ class OomShim : public ::testing::Test {
   void Remove(Container& container) {
     EXPECT_TRUE(container.KillAndRemove().ok());
     EXPECT_TRUE(ctrd_->WaitForDelete(container.id()));
-  }
-
-  // What the descriptors of the shim point at.
-  static std::vector<std::string> Descriptors(pid_t shim) {
-    std::vector<std::string> targets;
-    std::error_code error;
-    const std::string directory = absl::StrCat("/proc/", shim, "/fd");
-    for (const auto& entry : std::filesystem::directory_iterator(directory, error))
-      targets.push_back(std::filesystem::read_symlink(entry, error).string());
-    EXPECT_FALSE(targets.empty()) << directory;
-    return targets;
   }
 
   std::unique_ptr<FakeContainerd> ctrd_;
@@ -139,34 +121,6 @@ TEST_F(OomShim, AnExitByItselfAndAKillBySomebodyAreNotOoms) {
   ASSERT_TRUE(killed.Run().ok());
   Remove(killed);
   EXPECT_THAT(Ends("killed"), ::testing::ElementsAre("/tasks/exit killed 137"));
-}
-
-TEST_F(OomShim, OneAfterAnotherInOneShimEachIsToldOnceAndNothingIsLeftOpen) {
-  // The group's first container keeps the shim.
-  ContainerOptions grouped;
-  grouped.spec.patch = absl::StrCat("{", Grouped(ctrd_->name()), "}");
-  Container& first = ctrd_->New("first", grouped);
-  ASSERT_TRUE(first.Run().ok());
-  const pid_t shim = first.shim_pid();
-  const size_t descriptors = Descriptors(shim).size();
-  const int rounds = std::getenv("FEATHER_OOM_ROUNDS") == nullptr
-                         ? 20
-                         : std::atoi(std::getenv("FEATHER_OOM_ROUNDS"));
-  for (int i = 0; i < rounds; ++i) {
-    const std::string id = absl::StrCat("c", i);
-    ContainerOptions options = Limited(absl::StrCat("exec ", kEater), ctrd_->name());
-    Container& c = ctrd_->New(id, options);
-    ASSERT_TRUE(c.Run().ok());
-    EXPECT_NE(ctrd_->WaitForExit(id, id), nullptr);
-    EXPECT_THAT(Descriptors(shim), ::testing::Not(::testing::Contains("anon_inode:inotify")));
-    Remove(c);
-    EXPECT_THAT(Ends(id), ::testing::ElementsAre(absl::StrCat("/tasks/oom ", id),
-                                                 absl::StrCat("/tasks/exit ", id, " 137")));
-  }
-  // Connections end when the shim's loop next turns.
-  EXPECT_TRUE(ctrd_->loop().RunUntil([&] { return Descriptors(shim).size() <= descriptors; }))
-      << ::testing::PrintToString(Descriptors(shim));
-  Remove(first);
 }
 
 }  // namespace feather::test

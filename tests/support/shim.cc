@@ -46,7 +46,9 @@ Container::Container(FakeContainerd& ctrd, std::string id, ContainerOptions opti
       options_(std::move(options)),
       bundle_(absl::StrCat(ctrd.state_directory(), "/", ctrd.name_space(), "/", id_)) {
   if (options_.spec.cgroups_path.empty())
-    options_.spec.cgroups_path = absl::StrCat("/", ctrd.name(), "-", id_);
+    options_.spec.cgroups_path =
+        absl::StrCat(ctrd.settings().systemd_cgroup ? "system.slice:" : "/", ctrd.name(),
+                     ctrd.settings().systemd_cgroup ? ":" : "-", id_);
   if (!options_.mount_rootfs) options_.spec.root = ctrd.rootfs();
 }
 

@@ -50,6 +50,8 @@ struct Settings {
   std::string runtime;     // options.binary_name: a name, a path, or empty for runc
   std::string name_space;  // empty: one of its own
   bool debug = false;
+  // Cgroups are made by systemd, as scopes; it must be process 1.
+  bool systemd_cgroup = false;
   bool options = true;           // false: no options at all, so that the shim has its defaults
   std::vector<std::string> env;  // beyond what containerd sets
 };

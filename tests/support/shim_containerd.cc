@@ -147,6 +147,7 @@ containerd::runc::v1::Options FakeContainerd::RuncOptions() const {
   containerd::runc::v1::Options options;
   options.set_binary_name(settings_.runtime);
   options.set_root(runtime_root());
+  options.set_systemd_cgroup(settings_.systemd_cgroup);
   return options;
 }
 
