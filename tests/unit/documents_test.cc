@@ -155,6 +155,38 @@ TEST(Documents, EveryCommandOfTheReadmeExists) {
   }
 }
 
+// The names of all tests, as "Suite.Name".
+std::set<std::string> TestNames() {
+  std::set<std::string> names;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(Source("tests"))) {
+    const bool source = entry.path().extension() == ".cc" || entry.path().extension() == ".h";
+    if (!source) continue;
+    for (absl::string_view line : absl::StrSplit(Read(entry.path().string()), '\n')) {
+      if (!absl::StartsWith(line, "TEST")) continue;
+      line.remove_prefix(std::min(line.size(), line.find('(') + 1));
+      const std::vector<std::string> words =
+          absl::StrSplit(line, absl::ByAnyChar(" ,)"), absl::SkipEmpty());
+      if (words.size() > 1) names.insert(absl::StrCat(words[0], ".", words[1]));
+    }
+  }
+  return names;
+}
+
+TEST(Documents, EveryTestThatADocumentPointsToExists) {
+  const std::set<std::string> tests = TestNames();
+  for (const char* document : {"docs/security.md", "docs/reliability.md"}) {
+    std::set<std::string> named;
+    const std::vector<std::string> parts = absl::StrSplit(Read(Source(document)), '`');
+    for (size_t i = 1; i < parts.size(); i += 2) {
+      const size_t dot = parts[i].find('.');
+      if (dot == std::string::npos || dot + 1 == parts[i].size()) continue;
+      if (isupper(parts[i][0]) != 0 && isupper(parts[i][dot + 1]) != 0) named.insert(parts[i]);
+    }
+    EXPECT_GT(named.size(), 20u) << document;
+    EXPECT_EQ(Without(named, tests), std::vector<std::string>()) << document;
+  }
+}
+
 // JSON has no comments, so that nothing but a parser tells a mistake.
 TEST(Documents, TheExampleForDockerNamesTheRuntime) {
   const auto json =

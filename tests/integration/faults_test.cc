@@ -1,0 +1,330 @@
+// Every request at every point at which something can fail: the answer is an error, the shim goes
+// on serving its other containers, nothing is left behind, and the same request succeeds once the
+// cause is gone. The faults are real: an OCI runtime that misbehaves, no descriptors, no processes,
+// a full disk. (failing_syscall_test.cc has those that cannot be had.)
+
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
+#include "tests/support/witness_test.h"
+
+namespace feather::test {
+namespace {
+
+constexpr auto kRunning = containerd::v1::types::RUNNING;
+constexpr auto kStopped = containerd::v1::types::STOPPED;
+
+absl::Status Write(const std::string& path, const std::string& data) {
+  return WriteFile(path, data, 0644);
+}
+
+class Faults : public WitnessTest {
+ protected:
+  // A runtime that does what the file `fault` of a command says before, or in the place of, runc.
+  void SetUp() override {
+    settings_.runtime = WriteRuntime(
+        "runtime",
+        absl::StrCat("command=none log=/dev/null pid_file=/dev/null\n"
+                     "previous=\n"
+                     "for a; do\n"
+                     "  case $previous in --log) log=$a;; --pid-file) pid_file=$a;; esac\n"
+                     "  case $a in create|start|exec|kill|delete|pause|resume|update)\n"
+                     "    [ $command = none ] && command=$a;; esac\n"
+                     "  previous=$a\n"
+                     "done\n"
+                     "if [ -e ",
+                     faults_.path(), "/$command ]; then . ", faults_.path(),
+                     "/$command; fi\n"
+                     "exec runc \"$@\"\n"));
+  }
+  void Break(const std::string& command, const std::string& script) {
+    // In one step: the witness' commands run at the same time.
+    ASSERT_TRUE(WriteFileAtomically(faults_.path() + "/" + command, script + "\n", 0644).ok());
+  }
+  void Mend(const std::string& command) { unlink((faults_.path() + "/" + command).c_str()); }
+
+  void Limit(rlim_t descriptors) {
+    struct rlimit limit = {descriptors, hard_limit_};
+    ASSERT_EQ(prlimit(shim_, RLIMIT_NOFILE, &limit, nullptr), 0);
+  }
+
+  TestDirectory faults_;
+  rlim_t hard_limit_ = 1024;
+};
+
+// What an OCI runtime can do instead of its work.
+struct RuntimeFault {
+  const char* name;
+  const char* script;
+  const char* text;  // in the error
+};
+constexpr RuntimeFault kRuntimeFaults[] = {
+    {"Fails", R"(echo '{"level":"error","msg":"no luck"}' >>$log; echo "no luck" >&2; exit 1)",
+     "no luck"},
+    {"IsKilled", "kill -9 $$", "137"},
+    {"WritesRubbishToItsLog",
+     R"(head -c 3000 /dev/urandom >>$log; echo '{"level":"error","msg":5}' >>$log; exit 3)", ""},
+    {"FailsWithALongLog",
+     R"(i=0; while [ $i -lt 300 ]; do echo '{"level":"info","msg":"a line of some length, again and again"}'; i=$((i+1)); done >>$log; echo '{"level":"error","msg":"at last"}' >>$log; echo "at last" >&2; exit 1)",
+     "at last"},
+};
+
+class RuntimeFaults : public Faults, public ::testing::WithParamInterface<RuntimeFault> {
+ protected:
+  auto IsTheFault() { return IsError(kUnknown, GetParam().text); }
+};
+INSTANTIATE_TEST_SUITE_P(Runtime, RuntimeFaults, ::testing::ValuesIn(kRuntimeFaults),
+                         [](const auto& param) { return param.param.name; });
+
+TEST_P(RuntimeFaults, EveryRequestIsAnsweredWithTheErrorAndCanBeRepeated) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+
+  Break("create", GetParam().script);
+  EXPECT_THAT(c.Create(), IsTheFault());
+  EXPECT_THAT(c.State(), IsError(kNotFound, ""));
+  ExpectUnharmed("create");
+  Mend("create");
+  ASSERT_THAT(c.Create(), IsOk());
+
+  Break("start", GetParam().script);
+  EXPECT_THAT(c.Start(), IsTheFault());
+  Mend("start");
+  ASSERT_THAT(c.Start(), IsOk());
+
+  Remember();
+  ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
+  Break("exec", GetParam().script);
+  EXPECT_THAT(c.Start("x"), IsTheFault());
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  ExpectUnharmed("exec");
+  Mend("exec");
+  ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 0u);
+  EXPECT_THAT(c.Delete("x"), IsOk());
+
+  Break("pause", GetParam().script);
+  EXPECT_THAT(c.Pause(), IsTheFault());
+  EXPECT_EQ(c.State()->status(), kRunning);
+  Mend("pause");
+  ASSERT_THAT(c.Pause(), IsOk());
+  Break("resume", GetParam().script);
+  EXPECT_THAT(c.Resume(), IsTheFault());
+  Mend("resume");
+  ASSERT_THAT(c.Resume(), IsOk());
+
+  Break("kill", GetParam().script);
+  EXPECT_FALSE(c.Kill(SIGKILL).ok());
+  ExpectUnharmed("kill");
+  Mend("kill");
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_EQ(c.Wait()->exit_status(), 128u + SIGKILL);
+
+  Break("delete", GetParam().script);
+  EXPECT_THAT(c.Delete(), IsTheFault());
+  EXPECT_EQ(c.State()->status(), kStopped);
+  Mend("delete");
+  EXPECT_THAT(c.Remove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, ARuntimeThatSucceedsWithoutAPidFileIsAnError) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  for (const char* script :
+       {"exit 0", "echo rubbish >$pid_file; exit 0", "echo -5 >$pid_file; exit 0",
+        "echo 99999999999 >$pid_file; exit 0", "mkdir $pid_file; exit 0"}) {
+    Break("create", script);
+    EXPECT_THAT(c.Create(), IsError(kUnknown, "init.pid")) << script;
+    ExpectUnharmed(script);
+    rmdir((c.bundle() + "/init.pid").c_str());
+    unlink((c.bundle() + "/init.pid").c_str());
+  }
+  Mend("create");
+  EXPECT_THAT(c.Run(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, OthersAreServedWhileARuntimeHangsAndAKillOfItIsAnError) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  std::string pid_file = faults_.path() + "/pid";
+  Break("create", absl::StrCat("echo $$ >", pid_file, ".new; mv ", pid_file, ".new ", pid_file,
+                               "; exec sleep 1000"));
+  auto created = c.Send<task::CreateTaskResponse>("Create", c.CreateRequest());
+  ASSERT_TRUE(RunUntil([&] { return access(pid_file.c_str(), F_OK) == 0; }));
+  EXPECT_THAT(witness_->State(), IsOk());
+  EXPECT_THAT(c.State(), IsError(kNotFound, ""));
+  ASSERT_THAT(witness_->Exec("x", {"true"}), IsOk());
+  ASSERT_THAT(witness_->Start("x"), IsOk());
+  EXPECT_EQ(witness_->Wait("x")->exit_status(), 0u);
+  EXPECT_THAT(witness_->Delete("x"), IsOk());
+  EXPECT_FALSE(created.done());
+  ASSERT_EQ(kill(std::stoi(*ReadFile(pid_file)), SIGKILL), 0);
+  EXPECT_THAT(created.Get(), IsError(kUnknown, "137"));
+  ExpectUnharmed("a killed runtime");
+  Mend("create");
+  EXPECT_THAT(c.Run(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, WithoutDescriptorsRequestsAreRefusedAndServedAgainLater) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  int refused = 0;
+  // Further in with each descriptor more.
+  for (size_t spare = 0; spare < 40; ++spare) {
+    Limit(descriptors_ + spare);
+    auto created = c.Create();
+    Limit(hard_limit_);
+    if (created.ok()) break;
+    ++refused;
+    EXPECT_THAT(c.State(), IsError(kNotFound, "")) << created.status();
+    ExpectUnharmed(absl::StrCat("create with ", spare, " descriptors"));
+  }
+  EXPECT_GT(refused, 3);
+  ASSERT_THAT(c.Start(), IsOk());
+  Remember();
+  for (size_t spare = 0; spare < 40; ++spare) {
+    ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+    Limit(descriptors_ + spare);
+    auto started = c.Start("x");
+    Limit(hard_limit_);
+    if (started.ok()) {
+      EXPECT_EQ(c.Wait("x")->exit_status(), 0u);
+    }
+    EXPECT_THAT(c.Delete("x"), IsOk());
+    ExpectUnharmed(absl::StrCat("exec with ", spare, " descriptors"));
+    if (started.ok()) break;
+  }
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, WithoutProcessesRequestsAreRefusedAndServedAgainLater) {
+  std::string cgroup = "/sys/fs/cgroup/pids/" + ctrd().name() + "-few";
+  if (mkdir(cgroup.c_str(), 0755) < 0) GTEST_SKIP() << cgroup << ": " << strerror(errno);
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  ASSERT_TRUE(Write(cgroup + "/cgroup.procs", absl::StrCat(shim_)).ok());
+  ASSERT_TRUE(Write(cgroup + "/pids.max", "1").ok());
+  EXPECT_THAT(c.Create(), IsError(kUnknown, "resource temporarily unavailable"));
+  ExpectUnharmed("create");
+  ASSERT_TRUE(Write(cgroup + "/pids.max", "max").ok());
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+  ASSERT_TRUE(Write(cgroup + "/pids.max", "1").ok());
+  EXPECT_FALSE(c.Start("x").ok());
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_FALSE(c.Kill(SIGTERM).ok());
+  ASSERT_TRUE(Write(cgroup + "/pids.max", "max").ok());
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  ASSERT_TRUE(Write(cgroup + "/pids.max", "1").ok());
+  EXPECT_FALSE(c.Delete().ok());
+  ASSERT_TRUE(Write(cgroup + "/pids.max", "max").ok());
+  EXPECT_THAT(c.Remove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return rmdir(cgroup.c_str()) == 0; })) << strerror(errno);
+}
+
+TEST_F(Faults, OnAFullDiskRequestsAreRefusedAndServedAgainLater) {
+  StartWitness();
+  // The bundle alone lies on the full disk.
+  Container& c = NewMember("a");
+  Remember();
+  std::string config = *ReadFile(c.bundle() + "/config.json");
+  ASSERT_EQ(mount("tmpfs", c.bundle().c_str(), "tmpfs", 0, "size=64k"), 0) << strerror(errno);
+  ASSERT_TRUE(Write(c.bundle() + "/config.json", config).ok());
+  ASSERT_EQ(mkdir((c.bundle() + "/rootfs").c_str(), 0711), 0);
+  std::string filler = c.bundle() + "/filler";
+  EXPECT_FALSE(Write(filler, std::string(100'000, 'x')).ok());
+  EXPECT_THAT(c.Create(), IsError(kUnknown, "no space left"));
+  ExpectUnharmed("create");
+  unlink(filler.c_str());
+  EXPECT_THAT(c.Run(), IsOk());
+  EXPECT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.Delete(), IsOk());
+  EXPECT_EQ(umount2(c.bundle().c_str(), 0), 0) << strerror(errno);
+  c.Disconnect();
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, ALoggerThatEndsAtOnceIsAnErrorAndAnotherWorks) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  std::string logger = WriteRuntime("logger", "exit 1\n");
+  auto request = c.CreateRequest();
+  request.clear_stderr();
+  for (std::string uri : {absl::StrCat("binary-v2://", logger), std::string("binary:///no/such"),
+                          absl::StrCat("binary://", c.bundle(), "/config.json")}) {
+    request.set_stdout(uri);
+    EXPECT_THAT(c.Create(request), IsError(kUnknown, "")) << uri;
+    ExpectUnharmed(uri);
+  }
+  request.set_stdout("binary-v2://" + WriteRuntime("good", "printf x >&5; exec 5>&-; cat <&3\n"));
+  EXPECT_THAT(c.Create(request), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, ATerminalWhosePeerVanishesEndsWithItsProcess) {
+  StartWitness();
+  ContainerOptions options = Shell("exec 0<&- 1>&- 2>&-; trap '' HUP; sleep 1000 & wait");
+  options.spec.terminal = true;
+  options.err = false;
+  Container& c = NewMember("a", options);
+  Remember();
+  auto request = c.CreateRequest();
+  request.set_terminal(true);
+  ASSERT_THAT(c.Create(request), IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_THAT(c.ResizePty(80, 24), IsOk());
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.Delete(), IsOk());
+  ASSERT_TRUE(WaitForEof(c.stdio()));
+  ExpectUnharmed("a terminal without a peer");
+  EXPECT_THAT(c.Remove(), IsError(kNotFound, "")) << "it has been deleted";
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, AFifoThatIsMissingIsAnErrorAndAnotherIsTaken) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  auto good = c.CreateRequest();
+  for (int stream = 0; stream < 3; ++stream) {
+    auto request = good;
+    std::string missing = c.bundle() + "/no-such-fifo";
+    if (stream == 0) request.set_stdin(missing);
+    if (stream == 1) request.set_stdout(missing);
+    if (stream == 2) request.set_stderr(missing);
+    EXPECT_THAT(c.Create(request), IsError(kUnknown, "no such file or directory")) << stream;
+    ExpectUnharmed(absl::StrCat("stream ", stream));
+  }
+  EXPECT_THAT(c.Create(good), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+}  // namespace
+}  // namespace feather::test

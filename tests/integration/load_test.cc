@@ -1,0 +1,182 @@
+// Much at once and much in a row: everything is answered, and afterwards nothing is left, neither
+// descriptors nor children of the shim, nor what FindLeftovers looks for. tests/run --long has the
+// large numbers.
+
+#include <signal.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <deque>
+#include <optional>
+#include <random>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "tests/support/witness_test.h"
+
+namespace feather::test {
+namespace {
+
+using ::testing::Contains;
+
+bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr; }
+int Count(int by_default, int in_the_long_run) { return Long() ? in_the_long_run : by_default; }
+
+class Load : public WitnessTest {
+ protected:
+  // The whole life of a container of the witness' shim, step by step, so that several overlap.
+  class Life {
+   public:
+    explicit Life(Container& container) : container_(container) {
+      created_.emplace(
+          container.Send<task::CreateTaskResponse>("Create", container.CreateRequest()));
+    }
+    void Finish() {
+      ASSERT_THAT(created_->Get(), IsOk()) << container_.id();
+      ASSERT_THAT(container_.Start(), IsOk()) << container_.id();
+      EXPECT_EQ(container_.Wait()->exit_status(), 0u) << container_.id();
+      EXPECT_THAT(container_.Remove(), IsOk()) << container_.id();
+    }
+
+   private:
+    Container& container_;
+    std::optional<Pending<task::CreateTaskResponse>> created_;
+  };
+};
+
+TEST_F(Load, AThousandRequestsInFlightAreAllAnsweredAndHoldNothingUp) {
+  StartWitness();
+  Container& c = NewMember("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  Remember();
+  std::vector<Pending<task::WaitResponse>> waits;
+  for (int i = 0; i < 1000; ++i) waits.push_back(c.WaitAsync());
+  std::vector<Pending<task::StateResponse>> states;
+  task::StateRequest state;
+  state.set_id("a");
+  for (int i = 0; i < 1000; ++i) states.push_back(c.Send<task::StateResponse>("State", state));
+  for (auto& pending : states) ASSERT_THAT(pending.Get(), IsOk());
+  for (auto& pending : waits) ASSERT_FALSE(pending.done());
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  for (auto& pending : waits) {
+    auto answer = pending.Get();
+    ASSERT_THAT(answer, IsOk());
+    EXPECT_EQ(answer->exit_status(), 128u + SIGKILL);
+  }
+  EXPECT_THAT(c.Remove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Load, ManyContainersInOneShimLeaveItAsItWas) {
+  StartWitness();
+  Remember();
+  const int count = Count(12, 200);
+  std::vector<Container*> containers;
+  std::vector<Pending<task::CreateTaskResponse>> created;
+  for (int i = 0; i < count; ++i) {
+    containers.push_back(&NewMember(absl::StrCat("c", i)));
+    created.push_back(containers.back()->Send<task::CreateTaskResponse>(
+        "Create", containers.back()->CreateRequest()));
+  }
+  std::set<uint32_t> pids;
+  for (auto& pending : created) {
+    auto answer = pending.Get();
+    ASSERT_THAT(answer, IsOk());
+    pids.insert(answer->pid());
+  }
+  EXPECT_EQ(pids.size(), static_cast<size_t>(count));
+  for (Container* c : containers) ASSERT_THAT(c->Start(), IsOk());
+  for (Container* c : containers)
+    EXPECT_EQ(c->State()->status(), containerd::v1::types::RUNNING) << c->id();
+  for (Container* c : containers) EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
+  ExpectUnharmed(absl::StrCat(count, " containers"));
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Load, LifetimesSideBySideLeaveTheShimAsItWas) {
+  StartWitness();
+  Remember();
+  constexpr size_t kAtOnce = 8;
+  std::deque<Life> lives;
+  for (int i = 0; i < Count(16, 10'000); ++i) {
+    // Ids are used again.
+    lives.emplace_back(NewMember(absl::StrCat("c", i % 16), Shell("exit 0")));
+    if (lives.size() < kAtOnce) continue;
+    lives.front().Finish();
+    lives.pop_front();
+    if (HasFailure()) break;
+  }
+  for (Life& life : lives) life.Finish();
+  ExpectUnharmed("lifetimes side by side");
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Load, ExecsInARowLeaveTheShimAsItWas) {
+  StartWitness();
+  Remember();
+  for (int i = 0; i < Count(20, 100'000) && !HasFailure(); ++i) {
+    ASSERT_THAT(witness_->Exec("x", {"true"}), IsOk()) << i;
+    ASSERT_THAT(witness_->Start("x"), IsOk()) << i;
+    EXPECT_EQ(witness_->Wait("x")->exit_status(), 0u) << i;
+    ASSERT_THAT(witness_->Delete("x"), IsOk()) << i;
+  }
+  ExpectUnharmed("execs in a row");
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Load, ManyShimsServeSideBySideAndAllEnd) {
+  std::vector<Container*> containers;
+  for (int i = 0; i < Count(10, 200); ++i) {
+    containers.push_back(&New(absl::StrCat("c", i)));
+    ASSERT_THAT(containers.back()->Run(), IsOk());
+  }
+  for (Container* c : containers)
+    EXPECT_EQ(c->State()->status(), containerd::v1::types::RUNNING) << c->id();
+  for (Container* c : containers) EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
+  for (Container* c : containers)
+    EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(c->shim_pid()).has_value(); })) << c->id();
+}
+
+TEST_F(Load, NoExitIsLostWhileContainerdComesAndGoesAtRandom) {
+  StartWitness();
+  Remember();
+  std::minstd_rand random(12345);
+  bool away = false;
+  const int count = Count(20, 2'000);
+  for (int i = 0; i < count && !HasFailure(); ++i) {
+    std::string exec = absl::StrCat("x", i);
+    ASSERT_THAT(witness_->Exec(exec, {"sh", "-c", absl::StrCat("exit ", i % 100)}), IsOk());
+    auto leave_or_come = [&] {
+      if (random() % 3 != 0) return;
+      away = !away;
+      // Its socket goes and comes too.
+      if (away) {
+        ctrd().events().Stop();
+      } else {
+        ctrd().events().Start();
+      }
+    };
+    leave_or_come();
+    ASSERT_THAT(witness_->Start(exec), IsOk());
+    leave_or_come();
+    EXPECT_THAT(witness_->Wait(exec), IsOk());
+    leave_or_come();
+    EXPECT_THAT(witness_->Delete(exec), IsOk());
+  }
+  ctrd().events().Start();
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+  ASSERT_TRUE(ctrd().WaitForDelete("witness"));
+  std::vector<std::string> told = ctrd().events().Summaries("witness");
+  size_t position = 0;
+  for (int i = 0; i < count; ++i) {
+    std::string exit = absl::StrCat("/tasks/exit witness x", i, " ", i % 100);
+    auto found = std::find(told.begin(), told.end(), exit);
+    ASSERT_NE(found, told.end()) << exit;
+    EXPECT_GE(static_cast<size_t>(found - told.begin()), position) << exit << " before another";
+    position = static_cast<size_t>(found - told.begin());
+  }
+  EXPECT_THAT(told, Contains("/tasks/exit witness 137"));
+}
+
+}  // namespace
+}  // namespace feather::test

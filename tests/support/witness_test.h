@@ -1,0 +1,63 @@
+#pragma once
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "runtime/base/file.h"
+#include "tests/support/proc.h"
+#include "tests/support/shim_test.h"
+
+namespace feather::test {
+
+// Tests of what goes wrong with one container of a shim: another one, the witness, must not notice.
+class WitnessTest : public ShimTest {
+ protected:
+  static ContainerOptions InPod(ContainerOptions options = {}) {
+    options.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
+    return options;
+  }
+  // A container of the same shim, which must not notice anything.
+  void StartWitness() {
+    witness_ = &New("witness", InPod());
+    ASSERT_THAT(witness_->Run(), IsOk());
+    shim_ = witness_->shim_pid();
+    ASSERT_NE(shim_, 0);
+    // What the shim opens once for all, its connection for events, is open then.
+    ASSERT_TRUE(ctrd().WaitForEvent(
+        [](const RecordedEvent& event) { return event.topic == "/tasks/start"; }));
+  }
+  size_t Descriptors() const {
+    return feather::testing::ListDirectory(absl::StrCat("/proc/", shim_, "/fd")).size();
+  }
+  // Children of the shim: inits and execs of its containers, OCI runtimes, loggers.
+  std::vector<std::string> ChildrenOfTheShim() const {
+    std::string path = absl::StrCat("/proc/", shim_, "/task/", shim_, "/children");
+    return absl::StrSplit(ReadFile(path).value_or(""), ' ', absl::SkipEmpty());
+  }
+  void Remember() {
+    descriptors_ = Descriptors();
+    children_ = ChildrenOfTheShim().size();
+  }
+  // As it was at Remember, and alive.
+  void ExpectUnharmed(const std::string& what) {
+    auto state = witness_->State();
+    ASSERT_THAT(state, IsOk()) << what;
+    EXPECT_EQ(state->status(), containerd::v1::types::RUNNING) << what;
+    EXPECT_TRUE(RunUntil([&] { return Descriptors() == descriptors_; }))
+        << what << ": " << descriptors_ << " descriptors before, " << Descriptors() << " after";
+    EXPECT_TRUE(RunUntil([&] { return ChildrenOfTheShim().size() == children_; }))
+        << what << ": " << ChildrenOfTheShim().size() << " children";
+  }
+  // Of the same shim; connected, with its bundle.
+  Container& NewMember(const std::string& id, ContainerOptions options = {}) {
+    Container& c = New(id, InPod(std::move(options)));
+    // The shim has accepted it.
+    EXPECT_THAT(c.ConnectTask(), IsOk());
+    return c;
+  }
+  Container* witness_ = nullptr;
+  pid_t shim_ = 0;
+  size_t descriptors_ = 0;
+  size_t children_ = 0;
+};
+
+}  // namespace feather::test
