@@ -7,12 +7,17 @@
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <cerrno>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
+#include "oom/kernel_log.h"
 #include "oom/siblings.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
@@ -27,6 +32,19 @@ namespace {
 constexpr auto kFirstReread = std::chrono::milliseconds(1);
 constexpr int kRereads = 4;
 
+// Those of an earlier life of a restored container may be many; its init is among the first.
+constexpr size_t kMostProcesses = 16;
+
+std::vector<pid_t> Processes(const std::string& directory) {
+  std::vector<pid_t> pids;
+  const Content procs = ReadPath(absl::StrCat(directory, "/cgroup.procs"));
+  for (absl::string_view line : absl::StrSplit(procs.text, '\n', absl::SkipEmpty())) {
+    pid_t pid = 0;
+    if (absl::SimpleAtoi(line, &pid) && pids.size() < kMostProcesses) pids.push_back(pid);
+  }
+  return pids;
+}
+
 // Shared by the watch and its coroutines; ends when its files are closed.
 class State : public std::enable_shared_from_this<State> {
  public:
@@ -37,7 +55,9 @@ class State : public std::enable_shared_from_this<State> {
         parent_(io),
         timer_(io),
         account_(std::move(account)),
-        siblings_(directory) {}
+        before_(account_.last().oom_kill),
+        siblings_(directory),
+        kernel_log_(Processes(directory)) {}
 
   // `parent` may be none.
   absl::Status Begin(UniqueFd memory, UniqueFd cgroup, UniqueFd parent) {
@@ -125,7 +145,12 @@ class State : public std::enable_shared_from_this<State> {
 
   void Gone() {
     Counters now = account_.last();
-    now.oom_kill = std::max(now.oom_kill, siblings_.LastCount());
+    std::optional<uint64_t> count = siblings_.LastCount();
+    if (!count) {
+      kernel_log_.Read();
+      count = before_ + kernel_log_.kills();
+    }
+    now.oom_kill = std::max(now.oom_kill, *count);
     account_.Observe(now, Clock::now());
     Close();
   }
@@ -136,7 +161,9 @@ class State : public std::enable_shared_from_this<State> {
   asio::posix::stream_descriptor parent_;
   asio::steady_timer timer_;
   Account account_;
+  const uint64_t before_;
   Siblings siblings_;
+  KernelLog kernel_log_;
   bool was_populated_ = false;
   bool rereading_ = false;
 };

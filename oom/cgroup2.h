@@ -21,10 +21,10 @@ namespace feather::oom {
 //
 // systemd removes a scope as soon as it is empty, perhaps before the last reading. The watch then
 // takes what the parent's oom_kill has grown by since the container's own counter was last read,
-// less what the siblings' have (siblings.h). What remains uncertain:
-//  - If a sibling also went away since, the kill may have been its own: nothing is reported. The
-//    same where the file system is mounted with memory_localevents, where the parent is the root
-//    (no memory.events) or is gone as well. So it errs towards a missing report.
+// less what the siblings' have (siblings.h); where that cannot tell (a sibling also went away
+// since, the parent is the root or gone as well, memory_localevents), what the kernel's log says
+// (kernel_log.h). What remains uncertain:
+//  - The log has its own gaps, towards a missing report.
 //  - A sibling that was made, killed by the OOM killer and removed between two turns of the loop,
 //    while this container's cgroup went away in the same interval, would be taken for this
 //    container.

@@ -29,16 +29,17 @@ void Siblings::Remember() {
   if (now && now->children.contains(name_)) remembered_ = std::move(now);
 }
 
-uint64_t Siblings::LastCount() const {
-  if (!remembered_) return 0;
+std::optional<uint64_t> Siblings::LastCount() const {
+  if (!remembered_) return std::nullopt;
   const uint64_t own = remembered_->children.at(name_);
   std::optional<Reading> now = ReadAll();
-  if (!now || now->parent <= remembered_->parent) return own;
+  if (!now) return std::nullopt;
+  if (now->parent <= remembered_->parent) return own;
   uint64_t kills = now->parent - remembered_->parent;
   for (const auto& [name, before] : remembered_->children) {
     if (name == name_) continue;
     auto found = now->children.find(name);
-    if (found == now->children.end() || found->second < before) return own;
+    if (found == now->children.end() || found->second < before) return std::nullopt;
     kills -= std::min(kills, found->second - before);
     now->children.erase(found);
   }

@@ -21,9 +21,9 @@ class Siblings {
   // one of them. Costs one read unless the parent's counter has changed; then one of each child.
   void Remember();
 
-  // After the cgroup has gone: its oom_kill as far as it can be told from the others' kills since
-  // the last Remember; in doubt, what it was then. 0 if it was never read.
-  uint64_t LastCount() const;
+  // After the cgroup has gone: its oom_kill, told from the others' kills since the last Remember;
+  // nullopt where it cannot be told.
+  std::optional<uint64_t> LastCount() const;
 
  private:
   struct Reading {

@@ -342,6 +342,22 @@ TEST_F(OomScope, TellsNothingWhenASiblingThatIsGoneMayHaveBeenTheVictim) {
   EXPECT_EQ(kills_.size(), 1u);
 }
 
+TEST_F(OomScope, TellsTheKillOfItsInitByTheKernelsLogWhenASiblingIsGoneToo) {
+  Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+  watch_ = StartWatch();
+  Settle();
+  {
+    MemoryCgroup sibling(parent_->path(), "sibling.scope");
+    sibling.Limit(kLimit);
+    KillOne(sibling);
+    watch_->Read();
+    EXPECT_TRUE(init.RunToItsKill());
+  }
+  ASSERT_TRUE(cgroup_->Remove());
+  watch_->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
 TEST_F(OomScope, AForeignKillThatIsSeenInTimeIsNotTakenForItsOwnLater) {
   {
     MemoryCgroup sibling(parent_->path(), "brief.scope");

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -72,11 +73,11 @@ TEST_F(OomSiblings, AKillOfASiblingThatIsNewIsNotOurs) {
   EXPECT_EQ(siblings_->LastCount(), 0u);
 }
 
-TEST_F(OomSiblings, InDoubtBecauseASiblingIsGoneItIsNotOurs) {
+TEST_F(OomSiblings, ASiblingThatIsGoneMakesADoubt) {
   Kills("", 1);
   Remove("other");
   Remove("ours");
-  EXPECT_EQ(siblings_->LastCount(), 0u);
+  EXPECT_EQ(siblings_->LastCount(), std::nullopt);
 }
 
 TEST_F(OomSiblings, ASiblingThatIsGoneWithoutAnyKillMakesNoDoubtLater) {
@@ -98,22 +99,22 @@ TEST_F(OomSiblings, ASiblingMadeAgainMakesADoubt) {
   Kills("", 3);
   Kills("other", 1);
   Remove("ours");
-  EXPECT_EQ(siblings_->LastCount(), 0u);
+  EXPECT_EQ(siblings_->LastCount(), std::nullopt);
 }
 
-TEST_F(OomSiblings, WithoutTheParentItIsWhatItWas) {
+TEST_F(OomSiblings, CannotTellWithoutTheParent) {
   Kills("ours", 2);
   Kills("", 2);
   siblings_->Remember();
   fs::remove_all(parent_);
-  EXPECT_EQ(siblings_->LastCount(), 2u);
+  EXPECT_EQ(siblings_->LastCount(), std::nullopt);
 }
 
-TEST_F(OomSiblings, IsNothingWhenTheCgroupNeverWas) {
+TEST_F(OomSiblings, CannotTellOfACgroupThatNeverWas) {
   Siblings never((parent_ / "never").string());
   never.Remember();
   Kills("", 5);
-  EXPECT_EQ(never.LastCount(), 0u);
+  EXPECT_EQ(never.LastCount(), std::nullopt);
 }
 
 TEST(Cgroupfs, ReadsCountersAmongKeysOfOtherKernels) {
