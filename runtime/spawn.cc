@@ -21,6 +21,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/capabilities.h"
+#include "runtime/base/home_namespaces.h"
 #include "runtime/base/status.h"
 #include "runtime/base/unique_fd.h"
 
@@ -49,6 +50,8 @@ struct Plan {
   bool die_with_parent;
   bool new_process_group;
   pid_t parent;
+  const int* home;  // namespaces to go back to; null: none
+  size_t home_count;
 
   volatile int error;       // 0: exec succeeded
   volatile bool directory;  // the error is chdir's
@@ -95,6 +98,8 @@ FEATHER_IN_CHILD void Execute(Plan& plan) {
     }
   }
   if (plan.new_process_group && syscall(SYS_setpgid, 0, 0) < 0) return;
+  for (size_t i = 0; i < plan.home_count; ++i)
+    if (plan.home[i] >= 0 && syscall(SYS_setns, plan.home[i], 0) < 0) return;
   if (!PlaceDescriptors(plan)) return;
   if (plan.working_directory != nullptr && syscall(SYS_chdir, plan.working_directory) < 0) {
     plan.directory = true;
@@ -216,6 +221,10 @@ absl::StatusOr<pid_t> SpawnProcess(const Command& command) {
   plan.die_with_parent = command.die_with_parent;
   plan.new_process_group = command.new_process_group;
   plan.parent = getpid();
+  if (const auto* home = HomeNamespaces()) {
+    plan.home = home->data();
+    plan.home_count = home->size();
+  }
 
   pid_t pid = CloneAndWaitForExec(plan);
   if (pid < 0) return SpawnError(errno, absl::StrCat("fork/exec ", path));

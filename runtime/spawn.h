@@ -39,7 +39,8 @@ std::vector<std::string> InheritedEnvironment();
 // here. Out of processes, memory or descriptors: ResourceExhausted.
 //
 // In the child: every signal at its default and none blocked (also those the caller ignores,
-// SIGPIPE), PDEATHSIG set and the parent checked again, exactly the named descriptors.
+// SIGPIPE), PDEATHSIG set and the parent checked again, exactly the named descriptors, and the
+// namespaces in which this process began (runtime/base/home_namespaces.h).
 absl::StatusOr<pid_t> SpawnProcess(const Command& command);
 
 }  // namespace feather

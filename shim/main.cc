@@ -12,6 +12,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/bundle.h"
+#include "runtime/sandbox/pod_init.h"
 #include "shim/commands/commands.h"
 #include "shim/commands/flags.h"
 #include "shim/server.h"
@@ -47,6 +48,8 @@ int Main(absl::string_view program, const std::vector<absl::string_view>& argume
   // containerd always begins with a flag.
   if (!arguments.empty() && arguments[0] == "inspect")
     return Finish("inspect", RunInspect({arguments.begin() + 1, arguments.end()}));
+  if (!arguments.empty() && arguments[0] == PodInit::kCommand)
+    return RunPodInit({arguments.begin() + 1, arguments.end()});
   Flags flags;
   if (absl::Status status = ParseFlags(arguments, flags); !status.ok()) {
     Print(STDERR_FILENO, absl::StrCat(status.message(), "\n", UsageText(program)));

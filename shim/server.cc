@@ -31,6 +31,7 @@
 #include "shim/inspect/service.h"
 #include "shim/publisher.h"
 #include "shim/rpc/method_table.h"
+#include "shim/sandbox_service.h"
 #include "shim/task_service.h"
 #include "shim/ttrpc/server.h"
 #include "shim/version.h"
@@ -129,13 +130,19 @@ class Shim {
         idle_timer_(io_),
         reaper_(io_),
         publisher_(io_, EventsAddress(), flags.name_space),
-        service_(io_, reaper_, publisher_, {flags.name_space},
+        sandbox_(io_, reaper_, [this] { service_.EndIfUnused(); }),
+        service_(io_, reaper_, publisher_,
+                 {.name_space = flags.name_space,
+                  .has_sandbox = [this] { return sandbox_.exists(); },
+                  .prepare_bundle =
+                      [this](const std::string& bundle) { return sandbox_.PrepareBundle(bundle); }},
                  [this] { BeginEnd(/*answer=*/true); }),
         server_(io_, methods_),
         inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, publisher_,
                  [this] { return server_.connections(); }) {
     service_.Register(methods_);
     inspect_.Register(methods_);
+    sandbox_.Register(methods_);
     asio::error_code error;
     for (int signal : {SIGTERM, SIGINT, SIGUSR1}) signals_.add(signal, error);
   }
@@ -187,7 +194,7 @@ class Shim {
     idle_timer_.async_wait([this](const asio::error_code& error) {
       // Who has no connection may have left something under way; nobody tells when that has failed.
       if (error || server_.connections() > 0) return;
-      if (!service_.idle()) return EndWhenIdle();
+      if (!service_.idle() || sandbox_.started()) return EndWhenIdle();
       LogInfo("no container and no connection");
       BeginEnd(/*answer=*/false);
     });
@@ -219,6 +226,7 @@ class Shim {
   asio::steady_timer idle_timer_;
   Reaper reaper_;
   Publisher publisher_;
+  SandboxService sandbox_;
   TaskService service_;
   rpc::MethodTable methods_;
   ttrpc::Server server_;

@@ -95,6 +95,7 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
     const api::CreateTaskRequest& request) {
   RETURN_IF_ERROR(ValidateId(request.id()));
   ASSIGN_OR_RETURN(Bundle bundle, Bundle::Open(request.bundle()));
+  RETURN_IF_ERROR(config_.prepare_bundle(request.bundle()));
   Container::Config config;
   config.id = request.id();
   config.name_space = config_.name_space;
@@ -332,11 +333,14 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Checkpoint(
 
 TaskService::Answer<google::protobuf::Empty> TaskService::Shutdown(rpc::CallContext,
                                                                    api::ShutdownRequest) {
-  if (idle()) {
-    ending_ = true;
-    on_shutdown_();
-  }
+  EndIfUnused();
   co_return Empty();
+}
+
+void TaskService::EndIfUnused() {
+  if (!idle() || config_.has_sandbox()) return;
+  ending_ = true;
+  on_shutdown_();
 }
 
 void TaskService::StartOomWatch(Task& task, std::optional<uint64_t> told) {

@@ -32,10 +32,16 @@ class TaskService {
  public:
   struct Config {
     std::string name_space;
+    // A sandbox needs the shim, whether there are containers or not.
+    std::function<bool()> has_sandbox = [] { return false; };
+    // Called with a container's bundle before the OCI runtime reads it.
+    std::function<absl::Status(const std::string&)> prepare_bundle = [](const std::string&) {
+      return absl::OkStatus();
+    };
   };
 
-  // `on_shutdown` is called when Shutdown came and no container is left; the answer is sent after
-  // it.
+  // `on_shutdown` is called when Shutdown came and no container or sandbox is left; the answer is
+  // sent after it.
   TaskService(asio::io_context& io, Reaper& reaper, Publisher& publisher, Config config,
               std::function<void()> on_shutdown);
 
@@ -44,6 +50,8 @@ class TaskService {
 
   // No container exists or is being created.
   bool idle() const;
+  // Calls `on_shutdown` if there is neither a container nor a sandbox.
+  void EndIfUnused();
 
   // Adds its containers.
   void Describe(inspect::v1::ShimResponse& shim) const;

@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
+#include "runtime/base/home_namespaces.h"
 #include "runtime/base/status.h"
 
 namespace feather {
@@ -71,8 +72,9 @@ pid_t ForkBlocked() {
 
 // An exception must not lead the child back into the parent's loop.
 [[noreturn]] void RunAndReport(int report, const std::function<absl::Status()>& work) noexcept {
+  absl::Status status = ReturnHomeInChild();
   KeepOnly(report);
-  absl::Status status = work();
+  if (status.ok()) status = work();
   std::string text(1, static_cast<char>(status.code()));
   absl::StrAppend(&text, absl::string_view(status.message()));
   _exit(WriteAll(kReportFd, text).ok() ? 0 : 1);

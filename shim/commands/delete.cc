@@ -26,6 +26,7 @@
 #include "runtime/mount/mount.h"
 #include "runtime/oci_runtime.h"
 #include "runtime/reaper.h"
+#include "runtime/sandbox/pod_files.h"
 #include "shim/commands/commands.h"
 #include "shim/commands/listener.h"
 #include "shim/commands/socket_name.h"
@@ -88,12 +89,14 @@ uint32_t InitPid(const std::string& bundle) {
 }
 
 Async<> CleanUp(asio::io_context& io, Reaper& reaper, OciRuntime::Config config) {
-  std::string rootfs = absl::StrCat(config.bundle, "/rootfs");
+  std::string bundle = config.bundle;
   OciRuntime runtime(reaper, std::move(config));
   absl::Status deleted = co_await runtime.Delete(/*force=*/true);
   Warn("delete the container", deleted);
-  absl::Status unmounted = co_await UnmountAll(reaper, rootfs);
+  absl::Status unmounted = co_await UnmountAll(reaper, bundle + "/rootfs");
   Warn("unmount", unmounted);
+  absl::Status removed = co_await RemovePodFiles(reaper, std::move(bundle));
+  Warn("remove a pod's files", removed);
   io.stop();
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "proto/ttrpc.pb.h"
 #include "runtime/base/capabilities.h"
+#include "runtime/base/home_namespaces.h"
 #include "shim/ttrpc/client_connection.h"
 
 namespace feather::ttrpc {
@@ -196,7 +197,12 @@ Async<absl::StatusOr<std::shared_ptr<Client>>> Client::Connect(asio::io_context&
   if (file.empty() || file.size() >= sizeof(address.sun_path))
     co_return absl::InvalidArgumentError(absl::StrCat("not a socket path: ", path));
   memcpy(address.sun_path, file.data(), file.size());
-  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  UniqueFd fd;
+  {
+    // Or a pod's network namespace would live as long as the connection.
+    AtHome at_home;
+    fd.Reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  }
   if (!fd.valid()) co_return absl::UnavailableError(absl::StrCat("socket: ", strerror(errno)));
   Clock::time_point deadline = Clock::now() + kConnectLimit;
   Clock::duration pause = std::chrono::milliseconds(1);

@@ -1,0 +1,190 @@
+#include "runtime/sandbox/pod_files.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/base/file.h"
+#include "runtime/base/log.h"
+#include "runtime/base/status.h"
+#include "runtime/bundle.h"
+#include "runtime/mount/mount.h"
+
+namespace feather {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kMaxFile = size_t{1} << 20;
+
+// The host's file, or none if it has none.
+absl::Status CopyOfHost(const std::string& from, const std::string& to) {
+  absl::StatusOr<std::string> text = ReadFile(from, kMaxFile);
+  if (absl::IsNotFound(text.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(text.status());
+  return WriteFile(to, *text, 0644);
+}
+
+absl::Status WriteFiles(const PodFiles& files) {
+  for (const std::string& directory : {files.bundle + "/pod", files.Path("shm")})
+    if (mkdir(directory.c_str(), 0711) < 0 && errno != EEXIST)
+      return ErrnoError(errno, absl::StrCat("mkdir ", directory));
+  std::string hostname = files.hostname;
+  if (hostname.empty()) {
+    std::array<char, 256> host = {};
+    if (gethostname(host.data(), host.size() - 1) < 0) return ErrnoError(errno, "gethostname");
+    hostname = host.data();
+  }
+  RETURN_IF_ERROR(WriteFile(files.Path("hostname"), hostname + "\n", 0644));
+  RETURN_IF_ERROR(CopyOfHost("/etc/hosts", files.Path("hosts")));
+  if (files.resolv_conf) return WriteFile(files.Path("resolv.conf"), *files.resolv_conf, 0644);
+  return CopyOfHost("/etc/resolv.conf", files.Path("resolv.conf"));
+}
+
+// The members that containerd writes, in its spelling; everything else is kept as it is.
+class Config {
+ public:
+  explicit Config(Json json) : json_(std::move(json)) {}
+
+  Json* Namespace(const std::string& type) {
+    if (!json_.contains("linux") || !json_["linux"].is_object()) return nullptr;
+    Json& section = json_["linux"];
+    if (!section.contains("namespaces") || !section["namespaces"].is_array()) return nullptr;
+    for (Json& entry : section["namespaces"])
+      if (entry.is_object() && Text(entry, "type") == type) return &entry;
+    return nullptr;
+  }
+  bool IsIn(const std::string& type, const std::string& path) {
+    Json* entry = Namespace(type);
+    return entry != nullptr && Text(*entry, "path") == path;
+  }
+
+  Json* MountAt(const std::string& target) {
+    if (!json_.contains("mounts") || !json_["mounts"].is_array()) return nullptr;
+    for (Json& entry : json_["mounts"])
+      if (entry.is_object() && Text(entry, "destination") == target) return &entry;
+    return nullptr;
+  }
+  void AddMount(Json entry) {
+    if (!json_.contains("mounts") || !json_["mounts"].is_array()) json_["mounts"] = Json::array();
+    json_["mounts"].push_back(std::move(entry));
+  }
+  bool read_only() const {
+    const Json* root = json_.contains("root") ? &json_["root"] : nullptr;
+    return root != nullptr && root->is_object() && root->contains("readonly") &&
+           (*root)["readonly"] == true;
+  }
+  std::string Dump() const { return json_.dump(); }
+
+  static std::string Text(const Json& object, const char* key) {
+    auto it = object.find(key);
+    return it != object.end() && it->is_string() ? it->get<std::string>() : "";
+  }
+
+ private:
+  Json json_;
+};
+
+// As CRI writes the mounts of its own files.
+Json BindMount(const std::string& source, const std::string& target, bool read_only) {
+  return {{"destination", target},
+          {"type", "bind"},
+          {"source", source},
+          {"options", {"rbind", "rprivate", read_only ? "ro" : "rw"}}};
+}
+
+bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
+
+bool JoinFiles(Config& config, const PodFiles& files) {
+  bool changed = false;
+  for (const char* name : {"hostname", "hosts", "resolv.conf"}) {
+    std::string target = absl::StrCat("/etc/", name);
+    if (config.MountAt(target) != nullptr || !Exists(files.Path(name))) continue;
+    config.AddMount(BindMount(files.Path(name), target, config.read_only()));
+    changed = true;
+  }
+  return changed;
+}
+
+bool JoinShm(Config& config, const PodFiles& files) {
+  Json* mount = config.MountAt("/dev/shm");
+  if (!files.shm || (mount != nullptr && Config::Text(*mount, "type") != "tmpfs")) return false;
+  Json shared = BindMount(files.Path("shm"), "/dev/shm", /*read_only=*/false);
+  if (mount != nullptr) {
+    *mount = std::move(shared);
+  } else {
+    config.AddMount(std::move(shared));
+  }
+  return true;
+}
+
+}  // namespace
+
+Async<absl::Status> MakePodFiles(Reaper& reaper, PodFiles files) {
+  absl::Status status = WriteFiles(files);
+  if (status.ok() && files.shm) {
+    // As large as CRI makes it.
+    Mount shm{.type = "tmpfs",
+              .source = "shm",
+              .target = "",
+              .options = {"nosuid", "nodev", "noexec", "mode=1777", "size=67108864"}};
+    std::vector<Mount> mounts = {std::move(shm)};
+    status = co_await MountAll(reaper, std::move(mounts), files.Path("shm"));
+  }
+  if (!status.ok()) {
+    if (absl::Status removed = co_await RemovePodFiles(reaper, files.bundle); !removed.ok())
+      LogWarning("cannot remove a pod's files", {{"error", std::string(removed.message())}});
+  }
+  co_return status;
+}
+
+Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle) {
+  std::string directory = bundle + "/pod";
+  if (!Exists(directory)) co_return absl::OkStatus();
+  CO_RETURN_IF_ERROR(co_await UnmountAll(reaper, directory + "/shm"));
+  std::error_code error;
+  std::filesystem::remove_all(directory, error);
+  if (error)
+    co_return absl::UnknownError(absl::StrCat("remove ", directory, ": ", error.message()));
+  co_return absl::OkStatus();
+}
+
+absl::Status JoinPod(const std::string& path, const PodFiles& files, pid_t pid,
+                     const std::string& user_namespace) {
+  absl::StatusOr<std::string> text = ReadFile(path);
+  // The OCI runtime says best what is wrong. ParseSpec also limits the depth.
+  if (!text.ok() || !ParseSpec(*text).ok()) return absl::OkStatus();
+  Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::OkStatus();
+  text->clear();
+  text->shrink_to_fit();
+  Config config(std::move(json));
+  std::string own = absl::StrCat("/proc/", pid, "/ns/");
+  bool changed = false;
+  if (config.IsIn("network", own + "net")) changed |= JoinFiles(config, files);
+  if (config.IsIn("ipc", own + "ipc")) changed |= JoinShm(config, files);
+  if (!user_namespace.empty() && config.IsIn("user", own + "user")) {
+    (*config.Namespace("user"))["path"] = user_namespace;
+    changed = true;
+  }
+  return changed ? WriteFileAtomically(path, config.Dump(), 0644) : absl::OkStatus();
+}
+
+std::string ResolvConf(const std::vector<std::string>& servers,
+                       const std::vector<std::string>& searches,
+                       const std::vector<std::string>& options) {
+  std::string text;
+  if (!searches.empty()) absl::StrAppend(&text, "search ", absl::StrJoin(searches, " "), "\n");
+  for (const std::string& server : servers) absl::StrAppend(&text, "nameserver ", server, "\n");
+  if (!options.empty()) absl::StrAppend(&text, "options ", absl::StrJoin(options, " "), "\n");
+  return text;
+}
+
+}  // namespace feather

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/base/async.h"
+#include "runtime/reaper.h"
+
+namespace feather {
+
+// What a pod's containers find in /etc and /dev/shm, kept in the directory `pod` of the sandbox'
+// bundle. With a pause container CRI prepares that itself, in directories of its own.
+struct PodFiles {
+  std::string bundle;
+  std::string hostname;                    // empty: the host's
+  std::optional<std::string> resolv_conf;  // its text; none: the host's
+  bool shm = true;                         // a /dev/shm of the pod's own
+
+  std::string Path(const std::string& name) const { return bundle + "/pod/" + name; }
+};
+
+// Writes hostname, hosts (the host's) and resolv.conf, and mounts a tmpfs for /dev/shm. After an
+// error nothing of it is left.
+Async<absl::Status> MakePodFiles(Reaper& reaper, PodFiles files);
+
+// Unmounts and removes them; what is missing is no error. Also for the delete command, after the
+// end of a shim that was killed.
+Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle);
+
+// Makes a container's config.json that of a pod whose namespaces are those of /proc/<pid>/ns:
+// - a container in the pod's IPC namespace whose /dev/shm is a tmpfs of its own gets the pod's;
+// - one in the pod's network namespace gets those of /etc/hostname, /etc/hosts and /etc/resolv.conf
+//   for which it has no mount;
+// - /proc/<pid>/ns/user becomes `user_namespace`, if not empty.
+// A file that is missing or broken, or of a container outside of the pod, is left alone.
+absl::Status JoinPod(const std::string& config, const PodFiles& files, pid_t pid,
+                     const std::string& user_namespace);
+
+// resolv.conf(5) with a line for each kind that is not empty.
+std::string ResolvConf(const std::vector<std::string>& servers,
+                       const std::vector<std::string>& searches,
+                       const std::vector<std::string>& options);
+
+}  // namespace feather

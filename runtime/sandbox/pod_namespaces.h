@@ -1,0 +1,72 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <asio/io_context.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/base/async.h"
+#include "runtime/base/unique_fd.h"
+#include "runtime/reaper.h"
+
+namespace feather {
+
+// What a pod has of its own, besides its containers.
+struct PodConfig {
+  std::string hostname;    // empty: the host's
+  std::string netns_path;  // empty: the host's network, and then its UTS namespace too
+  bool own_ipc = true;
+  // The containers share a pid namespace, which needs a process 1.
+  bool own_pid = false;
+  // The network namespace belongs to a user namespace, which is the pod's.
+  bool own_user = false;
+  std::vector<std::pair<std::string, std::string>> sysctls;  // name, value
+
+  bool own_net() const { return !netns_path.empty(); }
+  bool own_uts() const { return own_net(); }
+};
+
+// The namespaces of a pod, without a process for them: a short-lived child makes them (pod_init.h)
+// and this process enters them (home_namespaces.h), so that they are those of /proc/<its pid>/ns.
+// Only a pod that shares a pid namespace has a process of its own, the one that process 1 is; then
+// this process stays where it is.
+//
+// One at a time in a process.
+class PodNamespaces {
+ public:
+  // `on_end` is called, from the loop, if the pod's process 1 ends before Leave.
+  static Async<absl::StatusOr<std::shared_ptr<PodNamespaces>>> Enter(
+      asio::io_context& io, Reaper& reaper, PodConfig config,
+      std::function<void(const Exit&)> on_end);
+  PodNamespaces() = default;
+  PodNamespaces(const PodNamespaces&) = delete;
+  PodNamespaces& operator=(const PodNamespaces&) = delete;
+
+  // The process by whose /proc/<pid>/ns the pod's namespaces can be had.
+  pid_t pid() const { return pid_; }
+  // Path of the pod's user namespace where that is not /proc/<pid>/ns/user; else empty.
+  std::string user_namespace() const;
+
+  // Lets go of the namespaces. They live on while containers do. Once.
+  Async<absl::Status> Leave();
+
+ private:
+  struct Holder;
+  absl::Status OpenGiven(const PodConfig& config);
+  absl::StatusOr<std::unique_ptr<Holder>> StartHolder(const PodConfig& config);
+  absl::Status Adopt(const PodConfig& config, pid_t holder);
+
+  pid_t pid_ = 0;
+  UniqueFd net_;
+  UniqueFd user_;
+  UniqueFd life_;  // the process 1 ends when this is closed
+  bool left_ = false;
+  std::shared_ptr<Event> ended_;  // the process 1 has; null: there is none
+};
+
+}  // namespace feather

@@ -1,0 +1,370 @@
+#include "shim/sandbox_service.h"
+
+#include <sys/stat.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <nlohmann/json.hpp>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "proto/cri.pb.h"
+#include "runtime/base/log.h"
+#include "runtime/base/mutex.h"
+#include "runtime/base/status.h"
+#include "runtime/bundle.h"
+#include "runtime/sandbox/pod_cgroup.h"
+#include "runtime/sandbox/pod_files.h"
+#include "runtime/sandbox/pod_namespaces.h"
+
+namespace feather {
+
+namespace api = containerd::runtime::sandbox::v1;
+
+namespace {
+
+constexpr char kService[] = "containerd.runtime.sandbox.v1.Sandbox";
+constexpr char kCriConfig[] = "runtime.v1.PodSandboxConfig";
+constexpr char kSpecType[] = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+google::protobuf::Timestamp Timestamp(absl::Time at) {
+  timespec time = absl::ToTimespec(at);
+  google::protobuf::Timestamp timestamp;
+  timestamp.set_seconds(time.tv_sec);
+  timestamp.set_nanos(static_cast<int32_t>(time.tv_nsec));
+  return timestamp;
+}
+
+// Nobody is there any more who would take the answer for a fact.
+bool IsCallerGone(const rpc::CallContext& context) {
+  return context.gone->set() || (context.deadline && Clock::now() >= *context.deadline);
+}
+
+absl::Status CallerGone(const rpc::CallContext& context) {
+  return context.gone->set() ? absl::CancelledError("context canceled")
+                             : absl::DeadlineExceededError("context deadline exceeded");
+}
+
+absl::StatusOr<cri::v1::PodSandboxConfig> ParseOptions(const google::protobuf::Any& options) {
+  cri::v1::PodSandboxConfig config;
+  absl::string_view type = options.type_url();
+  type = type.substr(type.rfind('/') + 1);
+  if (type.empty() && options.value().empty()) {
+    // No CRI, and no process 1 either.
+    config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(
+        cri::v1::CONTAINER);
+    return config;
+  }
+  if (type != kCriConfig)
+    return absl::InvalidArgumentError(absl::StrCat("unknown type of sandbox options ", type));
+  if (!config.ParseFromString(options.value()))
+    return absl::InvalidArgumentError("broken sandbox options");
+  return config;
+}
+
+PodConfig NamespacesOf(const cri::v1::PodSandboxConfig& config, const std::string& netns_path) {
+  const cri::v1::NamespaceOption& options = config.linux().security_context().namespace_options();
+  PodConfig pod;
+  pod.hostname = config.hostname();
+  pod.netns_path = netns_path;
+  pod.own_ipc = options.ipc() != cri::v1::NODE;
+  pod.own_pid = options.pid() == cri::v1::POD;
+  pod.own_user = options.has_userns_options() && options.userns_options().mode() == cri::v1::POD;
+  for (const auto& [name, value] : config.linux().sysctls()) pod.sysctls.emplace_back(name, value);
+  std::sort(pod.sysctls.begin(), pod.sysctls.end());
+  if (!pod.own_net()) return pod;
+  // What containerd sets by default in a pod with a network of its own.
+  auto set = [&](const char* name, const char* value) {
+    if (!config.linux().sysctls().contains(name)) pod.sysctls.emplace_back(name, value);
+  };
+  set("net.ipv4.ip_unprivileged_port_start", "0");
+  if (!pod.own_user) set("net.ipv4.ping_group_range", "0 2147483647");
+  return pod;
+}
+
+PodFiles FilesOf(const cri::v1::PodSandboxConfig& config, const PodConfig& pod,
+                 const std::string& bundle) {
+  PodFiles files;
+  files.bundle = bundle;
+  files.hostname = pod.hostname;
+  files.shm = pod.own_ipc;
+  if (config.has_dns_config()) {
+    const cri::v1::DNSConfig& dns = config.dns_config();
+    files.resolv_conf = ResolvConf({dns.servers().begin(), dns.servers().end()},
+                                   {dns.searches().begin(), dns.searches().end()},
+                                   {dns.options().begin(), dns.options().end()});
+  }
+  return files;
+}
+
+// The architecture by Go's names.
+std::pair<std::string, std::string> Architecture() {
+  utsname host = {};
+  uname(&host);
+  absl::string_view machine = host.machine;
+  if (machine == "x86_64") return {"amd64", ""};
+  if (machine == "aarch64") return {"arm64", "v8"};
+  if (absl::StartsWith(machine, "armv7")) return {"arm", "v7"};
+  if (machine == "i686" || machine == "i386") return {"386", ""};
+  return {std::string(machine), ""};
+}
+
+}  // namespace
+
+struct SandboxService::Sandbox {
+  enum class State { kCreated, kReady, kStopped };
+
+  std::string id;
+  PodConfig config;
+  PodFiles files;
+  std::string cgroup_parent;
+  State state = State::kCreated;
+  std::shared_ptr<PodNamespaces> namespaces;
+  bool has_files = false;
+  bool forgotten = false;
+  absl::Time created_at;
+  absl::Time exited_at;
+  uint32_t exit_status = 0;
+  Event stopped;
+  // One of Start, Stop and Shutdown at a time.
+  Mutex operations;
+
+  // Of /proc/<pid>/ns; 0 when there is none.
+  pid_t pid() const { return namespaces && state == State::kReady ? namespaces->pid() : 0; }
+  void SetStopped(uint32_t status, absl::Time at) {
+    if (state == State::kStopped) return;
+    state = State::kStopped;
+    exit_status = status;
+    exited_at = at;
+    stopped.Set();
+  }
+  // What is known of the pod in the form of an OCI spec; containerd hands it to NRI plugins.
+  std::string Spec() const {
+    nlohmann::json namespaces_json = nlohmann::json::array();
+    auto add = [&](const char* type, const char* file, bool own) {
+      if (own)
+        namespaces_json.push_back(
+            {{"type", type}, {"path", absl::StrCat("/proc/", pid(), "/ns/", file)}});
+    };
+    add("network", "net", config.own_net());
+    add("ipc", "ipc", config.own_ipc);
+    add("uts", "uts", config.own_uts());
+    add("pid", "pid", config.own_pid);
+    if (std::string user = namespaces->user_namespace(); !user.empty()) {
+      namespaces_json.push_back({{"type", "user"}, {"path", user}});
+    } else {
+      add("user", "user", config.own_user);
+    }
+    nlohmann::json spec = {{"ociVersion", "1.0.2"},
+                           {"hostname", config.hostname},
+                           {"linux", {{"namespaces", std::move(namespaces_json)}}}};
+    return spec.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+};
+
+SandboxService::SandboxService(asio::io_context& io, Reaper& reaper,
+                               std::function<void()> end_if_unused)
+    : io_(io), reaper_(reaper), end_if_unused_(std::move(end_if_unused)) {}
+
+SandboxService::~SandboxService() = default;
+
+template <typename Request, typename Response>
+void SandboxService::Add(rpc::MethodTable& methods, absl::string_view method,
+                         Answer<Response> (SandboxService::*handler)(rpc::CallContext, Request)) {
+  methods.AddUnary<Request, Response>(
+      kService, method, [this, handler](rpc::CallContext context, Request request) {
+        return (this->*handler)(std::move(context), std::move(request));
+      });
+}
+
+void SandboxService::Register(rpc::MethodTable& methods) {
+  Add(methods, "CreateSandbox", &SandboxService::Create);
+  Add(methods, "StartSandbox", &SandboxService::Start);
+  Add(methods, "Platform", &SandboxService::Platform);
+  Add(methods, "StopSandbox", &SandboxService::Stop);
+  Add(methods, "WaitSandbox", &SandboxService::Wait);
+  Add(methods, "SandboxStatus", &SandboxService::Status);
+  Add(methods, "PingSandbox", &SandboxService::Ping);
+  Add(methods, "ShutdownSandbox", &SandboxService::Shutdown);
+  Add(methods, "SandboxMetrics", &SandboxService::Metrics);
+}
+
+bool SandboxService::started() const {
+  return sandbox_ && sandbox_->state != Sandbox::State::kCreated;
+}
+
+absl::Status SandboxService::PrepareBundle(const std::string& bundle) const {
+  if (!sandbox_ || sandbox_->pid() == 0) return absl::OkStatus();
+  return JoinPod(bundle + "/config.json", sandbox_->files, sandbox_->pid(),
+                 sandbox_->namespaces->user_namespace());
+}
+
+absl::StatusOr<std::shared_ptr<SandboxService::Sandbox>> SandboxService::Find(
+    const std::string& id) const {
+  if (sandbox_ && sandbox_->id == id) return sandbox_;
+  return absl::NotFoundError(absl::StrCat("sandbox ", id, ": not found"));
+}
+
+SandboxService::Answer<api::CreateSandboxResponse> SandboxService::Create(
+    rpc::CallContext, api::CreateSandboxRequest request) {
+  CO_RETURN_IF_ERROR(ValidateId(request.sandbox_id()));
+  if (sandbox_)
+    co_return absl::AlreadyExistsError(absl::StrCat("sandbox ", sandbox_->id, ": already exists"));
+  struct stat directory;
+  if (!absl::StartsWith(request.bundle_path(), "/") ||
+      stat(request.bundle_path().c_str(), &directory) < 0 || !S_ISDIR(directory.st_mode))
+    co_return absl::InvalidArgumentError(
+        absl::StrCat("bundle ", request.bundle_path(), " is no directory"));
+  if (request.rootfs_size() > 0)
+    co_return absl::InvalidArgumentError("a sandbox without a process has no root file system");
+  CO_ASSIGN_OR_RETURN(cri::v1::PodSandboxConfig config, ParseOptions(request.options()));
+  auto sandbox = std::make_shared<Sandbox>();
+  sandbox->id = request.sandbox_id();
+  sandbox->config = NamespacesOf(config, request.netns_path());
+  sandbox->files = FilesOf(config, sandbox->config, request.bundle_path());
+  sandbox->cgroup_parent = config.linux().cgroup_parent();
+  sandbox_ = std::move(sandbox);
+  co_return api::CreateSandboxResponse();
+}
+
+Async<absl::Status> SandboxService::Release(std::shared_ptr<Sandbox> sandbox) {
+  if (std::shared_ptr<PodNamespaces> namespaces = std::exchange(sandbox->namespaces, nullptr))
+    CO_RETURN_IF_ERROR(co_await namespaces->Leave());
+  if (!sandbox->has_files) co_return absl::OkStatus();
+  CO_RETURN_IF_ERROR(co_await RemovePodFiles(reaper_, sandbox->files.bundle));
+  sandbox->has_files = false;
+  co_return absl::OkStatus();
+}
+
+Async<absl::Status> SandboxService::Enter(std::shared_ptr<Sandbox> sandbox) {
+  CO_RETURN_IF_ERROR(co_await MakePodFiles(reaper_, sandbox->files));
+  sandbox->has_files = true;
+  auto on_end = [weak = std::weak_ptr<Sandbox>(sandbox)](const Exit& exit) {
+    std::shared_ptr<Sandbox> ended = weak.lock();
+    if (!ended) return;
+    LogWarning("a pod's process 1 has ended", {{"id", ended->id}});
+    ended->SetStopped(exit.status, exit.at);
+  };
+  auto namespaces = co_await PodNamespaces::Enter(io_, reaper_, sandbox->config, std::move(on_end));
+  if (!namespaces.ok()) co_return namespaces.status();
+  sandbox->namespaces = *std::move(namespaces);
+  co_return absl::OkStatus();
+}
+
+SandboxService::Answer<api::StartSandboxResponse> SandboxService::Start(
+    rpc::CallContext context, api::StartSandboxRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
+  Mutex::Lock turn = co_await sandbox->operations.Acquire();
+  if (sandbox->forgotten || sandbox->state == Sandbox::State::kStopped)
+    co_return absl::FailedPreconditionError(
+        absl::StrCat("sandbox ", sandbox->id, " has been stopped"));
+  if (sandbox->state == Sandbox::State::kCreated) {
+    absl::Status status = co_await Enter(sandbox);
+    if (status.ok() && IsCallerGone(context)) status = CallerGone(context);
+    if (!status.ok()) {
+      if (absl::Status released = co_await Release(sandbox); !released.ok())
+        LogWarning("cannot undo the start of a sandbox",
+                   {{"error", std::string(released.message())}, {"id", sandbox->id}});
+      co_return status;
+    }
+    sandbox->state = Sandbox::State::kReady;
+    sandbox->created_at = absl::Now();
+  }
+  api::StartSandboxResponse response;
+  response.set_pid(static_cast<uint32_t>(sandbox->pid()));
+  *response.mutable_created_at() = Timestamp(sandbox->created_at);
+  response.mutable_spec()->set_type_url(kSpecType);
+  response.mutable_spec()->set_value(sandbox->Spec());
+  co_return response;
+}
+
+SandboxService::Answer<api::PlatformResponse> SandboxService::Platform(rpc::CallContext,
+                                                                       api::PlatformRequest) {
+  auto [architecture, variant] = Architecture();
+  api::PlatformResponse response;
+  response.mutable_platform()->set_os("linux");
+  response.mutable_platform()->set_architecture(std::move(architecture));
+  response.mutable_platform()->set_variant(std::move(variant));
+  co_return response;
+}
+
+SandboxService::Answer<api::StopSandboxResponse> SandboxService::Stop(
+    rpc::CallContext, api::StopSandboxRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
+  Mutex::Lock turn = co_await sandbox->operations.Acquire();
+  CO_RETURN_IF_ERROR(co_await Release(sandbox));
+  sandbox->SetStopped(0, absl::Now());
+  co_return api::StopSandboxResponse();
+}
+
+SandboxService::Answer<api::WaitSandboxResponse> SandboxService::Wait(
+    rpc::CallContext context, api::WaitSandboxRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
+  std::vector<Event*> either = {&sandbox->stopped, context.gone.get()};
+  co_await WaitAny(std::move(either), context.deadline);
+  if (!sandbox->stopped.set()) co_return CallerGone(context);
+  api::WaitSandboxResponse response;
+  response.set_exit_status(sandbox->exit_status);
+  *response.mutable_exited_at() = Timestamp(sandbox->exited_at);
+  co_return response;
+}
+
+SandboxService::Answer<api::SandboxStatusResponse> SandboxService::Status(
+    rpc::CallContext, api::SandboxStatusRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
+  bool ready = sandbox->state == Sandbox::State::kReady;
+  api::SandboxStatusResponse response;
+  response.set_sandbox_id(sandbox->id);
+  response.set_pid(static_cast<uint32_t>(sandbox->pid()));
+  response.set_state(ready ? "SANDBOX_READY" : "SANDBOX_NOTREADY");
+  if (sandbox->state != Sandbox::State::kCreated)
+    *response.mutable_created_at() = Timestamp(sandbox->created_at);
+  if (sandbox->state == Sandbox::State::kStopped)
+    *response.mutable_exited_at() = Timestamp(sandbox->exited_at);
+  if (request.verbose()) {
+    auto& info = *response.mutable_info();
+    info["networkNamespace"] = sandbox->config.netns_path;
+    if (ready) info["runtimeSpec"] = sandbox->Spec();
+  }
+  co_return response;
+}
+
+SandboxService::Answer<api::PingResponse> SandboxService::Ping(rpc::CallContext,
+                                                               api::PingRequest request) {
+  CO_RETURN_IF_ERROR(Find(request.sandbox_id()).status());
+  co_return api::PingResponse();
+}
+
+SandboxService::Answer<api::ShutdownSandboxResponse> SandboxService::Shutdown(
+    rpc::CallContext, api::ShutdownSandboxRequest request) {
+  if (sandbox_) {
+    CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
+    Mutex::Lock turn = co_await sandbox->operations.Acquire();
+    // The caller closes the connection, whatever the answer: what stays would stay for ever.
+    if (absl::Status released = co_await Release(sandbox); !released.ok())
+      LogWarning("cannot undo the start of a sandbox",
+                 {{"error", std::string(released.message())}, {"id", sandbox->id}});
+    sandbox->SetStopped(0, absl::Now());
+    sandbox->forgotten = true;
+    if (sandbox_ == sandbox) sandbox_.reset();
+  }
+  end_if_unused_();
+  co_return api::ShutdownSandboxResponse();
+}
+
+SandboxService::Answer<api::SandboxMetricsResponse> SandboxService::Metrics(
+    rpc::CallContext, api::SandboxMetricsRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
+  api::SandboxMetricsResponse response;
+  CO_ASSIGN_OR_RETURN(*response.mutable_metrics()->mutable_data(),
+                      ReadPodMetrics(sandbox->cgroup_parent));
+  *response.mutable_metrics()->mutable_timestamp() = Timestamp(absl::Now());
+  response.mutable_metrics()->set_id(sandbox->id);
+  co_return response;
+}
+
+}  // namespace feather

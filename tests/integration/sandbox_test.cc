@@ -1,0 +1,170 @@
+// The sandbox API: its states, repeated calls and failures.
+
+#include <filesystem>
+
+#include "tests/support/sandbox_fixture.h"
+
+namespace feather::test {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+TEST_F(SandboxTest, GoesThroughItsStatesInOneProcess) {
+  std::string host = NamespaceOf(getpid(), "net");
+  ASSERT_THAT(Create(Config(), Network().path()), IsOk());
+  EXPECT_EQ(Status()->state(), "SANDBOX_NOTREADY");
+  EXPECT_EQ(NamespaceOf(Shim().shim_pid(), "net"), host);
+  auto started = Start();
+  ASSERT_THAT(started, IsOk());
+  EXPECT_EQ(started->pid(), static_cast<uint32_t>(Shim().shim_pid()));
+  EXPECT_NE(started->created_at().seconds(), 0);
+  EXPECT_EQ(started->spec().type_url(), "types.containerd.io/opencontainers/runtime-spec/1/Spec");
+  EXPECT_THAT(started->spec().value(),
+              HasSubstr(absl::StrCat("/proc/", started->pid(), "/ns/ipc")));
+  EXPECT_EQ(NamespaceOf(Shim().shim_pid(), "net"), Network().name());
+  for (const char* type : {"ipc", "uts"})
+    EXPECT_NE(NamespaceOf(Shim().shim_pid(), type), NamespaceOf(getpid(), type));
+  for (const char* type : {"mnt", "pid", "user", "cgroup"})
+    EXPECT_EQ(NamespaceOf(Shim().shim_pid(), type), NamespaceOf(getpid(), type));
+  EXPECT_THAT(Children(), ::testing::ElementsAre(Shim().shim_pid()));
+  EXPECT_EQ(testing::FootprintOf(Shim().shim_pid()).threads, 1);
+  EXPECT_EQ(Status()->state(), "SANDBOX_READY");
+  EXPECT_EQ(Status()->pid(), started->pid());
+  EXPECT_THAT((Call<api::PingResponse>("PingSandbox", api::PingRequest())), IsOk());
+
+  auto wait = Wait();
+  EXPECT_THAT((Call<api::PingResponse>("PingSandbox", api::PingRequest())), IsOk());
+  EXPECT_FALSE(wait.done());
+  ASSERT_THAT(Stop(), IsOk());
+  auto waited = wait.Get();
+  ASSERT_THAT(waited, IsOk());
+  EXPECT_EQ(waited->exit_status(), 0u);
+  EXPECT_NE(waited->exited_at().seconds(), 0);
+  EXPECT_EQ(Status()->state(), "SANDBOX_NOTREADY");
+  EXPECT_EQ(Status()->pid(), 0u);
+  for (const char* type : {"net", "ipc", "uts"})
+    EXPECT_EQ(NamespaceOf(Shim().shim_pid(), type), NamespaceOf(getpid(), type));
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, RepeatedCallsGetTheSameAnswer) {
+  ASSERT_THAT(Create(Config(), Network().path()), IsOk());
+  EXPECT_THAT(Create(Config(), Network().path()), IsError(kAlreadyExists, "already exists"));
+  auto first = Start();
+  auto second = Start();
+  ASSERT_THAT(first, IsOk());
+  ASSERT_THAT(second, IsOk());
+  EXPECT_EQ(first->SerializeAsString(), second->SerializeAsString());
+  EXPECT_THAT(Stop(), IsOk());
+  EXPECT_THAT(Stop(), IsOk());
+  EXPECT_THAT(Wait().Get(), IsOk());
+  EXPECT_THAT(Start(), IsError(kFailedPrecondition, "has been stopped"));
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, AnUnknownSandboxIsNotFound) {
+  EXPECT_THAT(Start(), IsError(kNotFound, "sandbox pod: not found"));
+  EXPECT_THAT(Stop(), IsError(kNotFound, "not found"));
+  EXPECT_THAT(Status(), IsError(kNotFound, "not found"));
+  EXPECT_THAT(Wait().Get(), IsError(kNotFound, "not found"));
+  ASSERT_THAT(Create(Config(), ""), IsOk());
+  api::ShutdownSandboxRequest other;
+  other.set_sandbox_id("other");
+  EXPECT_THAT((Call<api::ShutdownSandboxResponse>("ShutdownSandbox", other)),
+              IsError(kNotFound, "not found"));
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, APlatformIsToldAtAnyTime) {
+  auto platform = Call<api::PlatformResponse>("Platform", api::PlatformRequest());
+  ASSERT_THAT(platform, IsOk());
+  EXPECT_EQ(platform->platform().os(), "linux");
+  EXPECT_NE(platform->platform().architecture(), "");
+  EXPECT_THAT(Shutdown(), IsOk()) << "without a sandbox it ends the shim";
+}
+
+TEST_F(SandboxTest, BadRequestsMakeNoSandbox) {
+  api::CreateSandboxRequest request;
+  EXPECT_THAT((Call<api::CreateSandboxResponse>("CreateSandbox", request)),
+              IsError(kInvalidArgument, "is no directory"));
+  request.set_bundle_path(Shim().bundle());
+  request.mutable_options()->set_type_url("what.is.This");
+  EXPECT_THAT((Call<api::CreateSandboxResponse>("CreateSandbox", request)),
+              IsError(kInvalidArgument, "what.is.This"));
+  request.mutable_options()->set_type_url("runtime.v1.PodSandboxConfig");
+  request.mutable_options()->set_value("\xff\xff");
+  EXPECT_THAT((Call<api::CreateSandboxResponse>("CreateSandbox", request)),
+              IsError(kInvalidArgument, "broken"));
+  request.clear_options();
+  request.add_rootfs()->set_type("bind");
+  EXPECT_THAT((Call<api::CreateSandboxResponse>("CreateSandbox", request)),
+              IsError(kInvalidArgument, "root file system"));
+  request.clear_rootfs();
+  request.set_sandbox_id("../pod");
+  EXPECT_THAT((Call<api::CreateSandboxResponse>("CreateSandbox", request)),
+              IsError(kInvalidArgument, "identifier"));
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, AFailedStartLeavesNothing) {
+  cri::v1::PodSandboxConfig config = Config();
+  (*config.mutable_linux()->mutable_sysctls())["kernel.panic"] = "1";
+  ASSERT_THAT(Create(config, Network().path()), IsOk());
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(Start(), IsError(kInvalidArgument, "\"kernel.panic\" is not in a namespace"));
+    EXPECT_EQ(Status()->state(), "SANDBOX_NOTREADY");
+    EXPECT_THAT(HoldersOf(Shim().shim_pid(), Network().name()), IsEmpty());
+    EXPECT_FALSE(std::filesystem::exists(Shim().bundle() + "/pod"));
+    EXPECT_EQ(Children().size(), 1u);
+  }
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, AStartWithoutItsNetworkNamespaceFails) {
+  ASSERT_THAT(Create(Config(), ctrd().directory() + "/missing"), IsOk());
+  EXPECT_THAT(Start(), IsError(kNotFound, "/missing"));
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, AKernelParameterThatTheKernelRefusesFailsTheStart) {
+  cri::v1::PodSandboxConfig config = Config();
+  (*config.mutable_linux()->mutable_sysctls())["net.ipv4.ip_forward"] = "sideways";
+  ASSERT_THAT(Create(config, Network().path()), IsOk());
+  EXPECT_THAT(Start(), IsError(kUnknown, "ip_forward: write: invalid argument"));
+  EXPECT_THAT(HoldersOf(Shim().shim_pid(), Network().name()), IsEmpty());
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, TasksThatShutDownDoNotEndIt) {
+  pid_t pid = RunPod(Config(), Network().path());
+  Container& a = New("a", InPod(pid, "exit 0"));
+  EXPECT_THAT(a.Run(), IsOk());
+  EXPECT_THAT(a.Wait(), IsOk());
+  EXPECT_THAT(a.Remove(), IsOk()) << "asks the shim to shut down";
+  EXPECT_EQ(Status()->state(), "SANDBOX_READY");
+  EXPECT_THAT(Stop(), IsOk());
+  EXPECT_THAT(Shim().Shutdown(), IsOk());
+  EXPECT_EQ(Status()->state(), "SANDBOX_NOTREADY");
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, AShutdownWithoutAStopGivesEverythingBack) {
+  RunPod(Config(), Network().path());
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, ContainersOutliveAShutdownAndTheShimWithThem) {
+  pid_t pid = RunPod(Config(), Network().path());
+  Container& a = New("a", InPod(pid, "sleep 1000"));
+  ASSERT_THAT(a.Run(), IsOk());
+  EXPECT_THAT(
+      (Call<api::ShutdownSandboxResponse>("ShutdownSandbox", api::ShutdownSandboxRequest())),
+      IsOk());
+  EXPECT_EQ(a.State()->status(), containerd::v1::types::RUNNING);
+  EXPECT_THAT(a.KillAndRemove(), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(Shim().shim_pid()).has_value(); }));
+}
+
+}  // namespace
+}  // namespace feather::test
