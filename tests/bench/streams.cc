@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <stdexcept>
+
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
 #include "tests/bench/bench.h"
@@ -50,7 +53,6 @@ void Measure(Bench& bench, const Subject& subject, const Kind& kind) {
       .push_back(cpu * 1e3 * 1024 / kind.megabytes);
 }
 
-// The logging program gets the container's pipe itself.
 void MeasureLogger(Bench& bench, const Subject& subject) {
   World ctrd(bench.Settings(subject));
   std::string logger = ctrd.directory() + "/logger";
@@ -65,12 +67,18 @@ void MeasureLogger(Bench& bench, const Subject& subject) {
   request.set_stdout(absl::StrCat("binary://", logger));
   request.set_stderr(request.stdout());
   Check(c.Create(request).status(), "Create");
+  double cpu = OwnCpu(c.shim_pid());
   Clock::time_point start = Clock::now();
   Check(c.Start().status(), "Start");
-  Check(c.Wait().status(), "Wait");
+  uint32_t status = Check(c.Wait(), "Wait").exit_status();
+  if (status != 0) throw std::runtime_error(absl::StrCat("dd ended with ", status));
+  int column = static_cast<int>(subject.column);
   bench.report.Get("output to a logging program, throughput", "MiB/s", "at least 1.0 times", true)
-      .values[static_cast<int>(subject.column)]
+      .values[column]
       .push_back(megabytes / Since(start));
+  bench.report.Get("output to a logging program, CPU time in the shim", "ms per GiB", "less")
+      .values[column]
+      .push_back((OwnCpu(c.shim_pid()) - cpu) * 1e3 * 1024 / megabytes);
 }
 
 }  // namespace
