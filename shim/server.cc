@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -31,9 +32,9 @@
 #include "shim/inspect/service.h"
 #include "shim/publisher.h"
 #include "shim/rpc/method_table.h"
+#include "shim/rpc/server.h"
 #include "shim/sandbox_service.h"
 #include "shim/task_service.h"
-#include "shim/ttrpc/server.h"
 #include "shim/version.h"
 
 namespace feather {
@@ -124,7 +125,7 @@ std::string EventsAddress() {
 
 class Shim {
  public:
-  explicit Shim(const Flags& flags)
+  Shim(const Flags& flags, const rpc::Transport& transport)
       : flags_(flags),
         signals_(io_),
         idle_timer_(io_),
@@ -137,9 +138,9 @@ class Shim {
                   .prepare_bundle =
                       [this](const std::string& bundle) { return sandbox_.PrepareBundle(bundle); }},
                  [this] { BeginEnd(/*answer=*/true); }),
-        server_(io_, methods_),
+        server_(transport.make_server(io_, methods_)),
         inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, publisher_,
-                 [this] { return server_.connections(); }) {
+                 [this] { return server_->connections(); }) {
     service_.Register(methods_);
     inspect_.Register(methods_);
     sandbox_.Register(methods_);
@@ -158,9 +159,9 @@ class Shim {
 
   int Run() {
     AwaitSignal();
-    server_.OnIdle([this] { EndWhenIdle(); });
+    server_->OnIdle([this] { EndWhenIdle(); });
     EndWhenIdle();
-    server_.Serve(socket_.Release());
+    server_->Serve(socket_.Release());
     LogInfo("shim started", {{"version", kVersion}, {"pid", absl::StrCat(getpid())}});
     while (true) {
       try {
@@ -193,7 +194,7 @@ class Shim {
     idle_timer_.expires_after(kIdleLimit);
     idle_timer_.async_wait([this](const asio::error_code& error) {
       // Who has no connection may have left something under way; nobody tells when that has failed.
-      if (error || server_.connections() > 0) return;
+      if (error || server_->connections() > 0) return;
       if (!service_.idle() || sandbox_.started()) return EndWhenIdle();
       LogInfo("no container and no connection");
       BeginEnd(/*answer=*/false);
@@ -204,7 +205,7 @@ class Shim {
   void BeginEnd(bool answer) {
     socket_.RemoveFile();
     debug_socket_.RemoveFile();
-    server_.Stop();
+    server_->Stop();
     if (std::exchange(ending_, true)) return;
     idle_timer_.cancel();
     Spawn(io_, End(answer));
@@ -214,9 +215,9 @@ class Shim {
     co_await publisher_.Drain(kDrainLimit);
     // Once it has the answer, containerd closes its connections.
     auto deadline = Clock::now() + kDisconnectLimit;
-    while (answer && server_.connections() > 0 && Clock::now() < deadline)
+    while (answer && server_->connections() > 0 && Clock::now() < deadline)
       co_await SleepFor(std::chrono::milliseconds(5));
-    co_await server_.Flush(kDisconnectLimit);
+    co_await server_->Flush(kDisconnectLimit);
     io_.stop();
   }
 
@@ -229,7 +230,7 @@ class Shim {
   SandboxService sandbox_;
   TaskService service_;
   rpc::MethodTable methods_;
-  ttrpc::Server server_;
+  const std::unique_ptr<rpc::Server> server_;
   inspect::Service inspect_;
   ListeningSocket socket_;
   ListeningSocket debug_socket_;
@@ -238,7 +239,7 @@ class Shim {
 
 }  // namespace
 
-int RunServer(const Flags& flags) {
+int RunServer(const Flags& flags, const rpc::Transport& transport) {
   DropServerTunables();
   LimitHeap();
   // A stray one of the others would end every container of the pod.
@@ -246,7 +247,7 @@ int RunServer(const Flags& flags) {
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   OpenLog(flags);
   // Not destroyed: what still waits in it would be in its own way, and the process ends anyway.
-  Shim* shim = new Shim(flags);
+  Shim* shim = new Shim(flags, transport);
   if (absl::Status status = shim->Listen(); !status.ok()) {
     LogError("cannot serve", {{"error", std::string(status.message())}});
     return 1;

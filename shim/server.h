@@ -1,6 +1,7 @@
 #pragma once
 
 #include "shim/commands/flags.h"
+#include "shim/rpc/server.h"
 
 namespace feather {
 
@@ -16,6 +17,6 @@ namespace feather {
 // nobody serves.
 //
 // The exit code.
-int RunServer(const Flags& flags);
+int RunServer(const Flags& flags, const rpc::Transport& transport);
 
 }  // namespace feather

@@ -59,16 +59,29 @@ AnswerFormat ChooseAnswer(bool bootstrap, const char* wanted, const char* max_ve
   return {Encoding::kPlain, 2};
 }
 
-std::string FormatAnswer(AnswerFormat format, const std::string& address) {
+absl::StatusOr<AnswerFormat> ChooseGrpcAnswer(bool bootstrap, const char* max_version,
+                                              const std::string& publish_binary) {
+  using Encoding = AnswerFormat::Encoding;
+  if (bootstrap) return AnswerFormat{Encoding::kProtobuf, 3, "grpc"};
+  // What is not to be read is taken for a new one, which has the last word.
+  absl::StatusOr<std::string> info = ReadGoBuildInfo(publish_binary);
+  if (max_version == nullptr || (info.ok() && !IsContainerd2(*info)))
+    return absl::FailedPreconditionError(
+        "containerd before 2.0 does not speak gRPC with shims: use io.containerd.feather.v2");
+  return AnswerFormat{Encoding::kJson, 3, "grpc"};
+}
+
+std::string FormatAnswer(AnswerFormat format, const std::string& path) {
+  std::string address = format.protocol == "grpc" ? path : absl::StrCat("unix://", path);
   if (format.encoding == AnswerFormat::Encoding::kPlain) return address;
   // Only daemons that leave the directory to the shim get JSON: nothing in it needs escaping.
   if (format.encoding == AnswerFormat::Encoding::kJson)
     return absl::StrCat("{\"version\":", format.version, ",\"address\":\"", address,
-                        "\",\"protocol\":\"ttrpc\"}");
+                        "\",\"protocol\":\"", format.protocol, "\"}");
   api::BootstrapResult result;
   result.set_version(format.version);
   result.set_address(address);
-  result.set_protocol("ttrpc");
+  result.set_protocol(std::string(format.protocol));
   return result.SerializeAsString();
 }
 

@@ -29,6 +29,7 @@ struct AnswerFormat {
   enum class Encoding { kPlain, kJson, kProtobuf };
   Encoding encoding = Encoding::kPlain;
   int version = 2;
+  absl::string_view protocol = "ttrpc";
 };
 
 // The environment variable that overrides the version: "2" or "3".
@@ -42,7 +43,13 @@ inline constexpr char kVersionVariable[] = "FEATHER_SHIM_VERSION";
 AnswerFormat ChooseAnswer(bool bootstrap, const char* wanted, const char* max_version,
                           const std::string& publish_binary);
 
-// `address`: "unix://…".
-std::string FormatAnswer(AnswerFormat format, const std::string& address);
+// The same for a shim that speaks gRPC: always version 3, since no daemon takes another over it.
+// FailedPrecondition for one that takes none at all (1.x).
+absl::StatusOr<AnswerFormat> ChooseGrpcAnswer(bool bootstrap, const char* max_version,
+                                              const std::string& publish_binary);
+
+// `path`: where the server listens. A gRPC address is the bare path, whose scheme containerd adds
+// itself; a TTRPC address begins with "unix://".
+std::string FormatAnswer(AnswerFormat format, const std::string& path);
 
 }  // namespace feather

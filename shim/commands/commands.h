@@ -11,11 +11,16 @@ namespace feather {
 // caller to print and to exit with 1.
 
 // Finds or starts the server of the container's group and prints where it listens.
-absl::Status RunStart(const Flags& flags);
+// `protocol`: the one that the server speaks, "ttrpc" or "grpc".
+absl::Status RunStart(const Flags& flags, absl::string_view protocol);
 
 // Cleans up after a server that is gone: deletes the container, unmounts its root file system,
 // removes the dead socket. Prints a containerd.task.v2.DeleteResponse.
-absl::Status RunDelete(const Flags& flags);
+//
+// FailedPrecondition, with nothing done, for a server of gRPC's that is still there: containerd 2.1
+// takes each for dead as soon as it has connected (its connection is idle until the first call, and
+// it takes idle for closed).
+absl::Status RunDelete(const Flags& flags, absl::string_view protocol);
 
 // Prints a containerd.types.RuntimeInfo. `runtime`: this shim's name as containerd calls it.
 absl::Status RunInfo(const std::string& runtime);

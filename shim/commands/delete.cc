@@ -102,9 +102,12 @@ Async<> CleanUp(asio::io_context& io, Reaper& reaper, OciRuntime::Config config)
 
 }  // namespace
 
-absl::Status RunDelete(const Flags& flags) {
+absl::Status RunDelete(const Flags& flags, absl::string_view protocol) {
   RETURN_IF_ERROR(ValidateId(flags.id));
   ASSIGN_OR_RETURN(std::string bundle, BundlePath(flags));
+  std::string socket = ServerSocket(flags, bundle);
+  if (protocol == "grpc" && SomebodyListens(socket))
+    return absl::FailedPreconditionError(absl::StrCat("the shim is alive: ", socket));
   // Inherits what the runtime leaves behind.
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   // Not destroyed, since what does not finish in time still refers to them.
@@ -113,7 +116,7 @@ absl::Status RunDelete(const Flags& flags) {
   Spawn(*io, CleanUp(*io, *reaper, RuntimeConfig(flags, bundle)));
   io->run_for(kLimit);
   if (!io->stopped()) Warn("clean up", absl::DeadlineExceededError("not finished in time"));
-  Warn("remove the socket", RemoveDeadSocket(ServerSocket(flags, bundle)));
+  Warn("remove the socket", RemoveDeadSocket(socket));
 
   containerd::task::v2::DeleteResponse response;
   response.set_pid(InitPid(bundle));

@@ -88,15 +88,6 @@ absl::StatusOr<UniqueFd> BindAndListen(const std::string& path) {
   return fd;
 }
 
-// Never waits: a listener with a full backlog is EAGAIN. Only the kernel's word that nobody listens
-// counts as such: out of descriptors or memory, the socket of a living shim must not be removed.
-bool SomebodyListens(const std::string& path) {
-  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  sockaddr_un address = Address(path);
-  return connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 ||
-         (errno != ECONNREFUSED && errno != ENOENT);
-}
-
 absl::Status CheckLength(const std::string& path) {
   if (!path.empty() && path.size() <= kMaxPath) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -104,6 +95,13 @@ absl::Status CheckLength(const std::string& path) {
 }
 
 }  // namespace
+
+bool SomebodyListens(const std::string& path) {
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_un address = Address(path);
+  return connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 ||
+         (errno != ECONNREFUSED && errno != ENOENT);
+}
 
 absl::StatusOr<UniqueFd> ListenOrFind(const std::string& path) {
   RETURN_IF_ERROR(CheckLength(path));

@@ -24,6 +24,10 @@ absl::StatusOr<UniqueFd> ListenAnew(const std::string& path);
 // Removes the socket file at `path` if nobody listens there. Anything but a socket stays.
 absl::Status RemoveDeadSocket(const std::string& path);
 
+// Never waits: a listener with a full backlog is EAGAIN. Only the kernel's word that nobody listens
+// counts as such: out of descriptors or memory, the socket of a living shim must not be removed.
+bool SomebodyListens(const std::string& path);
+
 // The path that a socket of this process is bound to; empty for none.
 std::string BoundPath(int socket);
 

@@ -145,20 +145,29 @@ absl::Status StartServer(const StartInput& input, const Flags& flags, const Sock
   return status;
 }
 
+absl::StatusOr<AnswerFormat> ChooseFormat(const StartInput& input, const Flags& flags,
+                                          absl::string_view protocol) {
+  const char* max_version = getenv("MAX_SHIM_VERSION");
+  if (protocol == "grpc")
+    return ChooseGrpcAnswer(input.bootstrap, max_version, flags.publish_binary);
+  return ChooseAnswer(input.bootstrap, getenv(kVersionVariable), max_version, flags.publish_binary);
+}
+
 }  // namespace
 
-absl::Status RunStart(const Flags& flags) {
+absl::Status RunStart(const Flags& flags, absl::string_view protocol) {
   RETURN_IF_ERROR(ValidateId(flags.id));
   ASSIGN_OR_RETURN(std::string bytes, ReadToEof(STDIN_FILENO, kMaxInput));
   ASSIGN_OR_RETURN(StartInput input, ParseStartInput(bytes, flags));
-  AnswerFormat format = ChooseAnswer(input.bootstrap, getenv(kVersionVariable),
-                                     getenv("MAX_SHIM_VERSION"), flags.publish_binary);
+  ASSIGN_OR_RETURN(AnswerFormat format, ChooseFormat(input, flags, protocol));
   Sockets sockets;
   absl::Status status = MakeSockets(input, flags, sockets);
   if (status.ok()) {
     std::string address = absl::StrCat("unix://", sockets.path);
-    if (!sockets.listener && format.version > 2 && !KnowsVersion3(sockets.path)) format.version = 2;
-    std::string answer = FormatAnswer(format, address);
+    if (!sockets.listener && format.version > 2 && format.protocol == "ttrpc" &&
+        !KnowsVersion3(sockets.path))
+      format.version = 2;
+    std::string answer = FormatAnswer(format, sockets.path);
     if (!sockets.listener) {
       RETURN_IF_ERROR(WriteBundleFiles(input, address));
       return WriteAll(STDOUT_FILENO, answer);

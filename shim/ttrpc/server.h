@@ -1,42 +1,36 @@
 #pragma once
 
-#include <sys/types.h>
-
 #include <asio/io_context.hpp>
 #include <functional>
 #include <memory>
 
 #include "runtime/base/unique_fd.h"
-#include "shim/rpc/method_table.h"
+#include "shim/rpc/server.h"
 
 namespace feather::ttrpc {
 
-// Serves a method table over TTRPC (containerd's RPC for shims; wire protocol: contract section 2,
-// ttrpc's PROTOCOL.md) on a listening unix socket. Peers whose uid and gid (SO_PEERCRED) are not
-// this process' effective ones are closed before a byte is read.
-class Server {
+// Serves over TTRPC (containerd's RPC for shims; wire protocol: contract section 2, ttrpc's
+// PROTOCOL.md).
+class Server : public rpc::Server {
  public:
   // `methods` must outlive the server.
   Server(asio::io_context& io, const rpc::MethodTable& methods);
-  ~Server();
+  ~Server() override;
 
-  // Accepts from now on, until Stop. The socket must be listening.
-  void Serve(UniqueFd listener);
-  // Accepts no more. Open connections go on; Close ends them at once.
-  void Stop();
+  void Serve(UniqueFd listener) override;
+  void Stop() override;
+  // Ends open connections, too, at once.
   void Close();
-
-  size_t connections() const;
-  // Called whenever the last open connection has ended.
-  void OnIdle(std::function<void()> callback);
-
-  // Waits until everything answered so far has been written, or `limit` passed.
-  Async<> Flush(Clock::duration limit);
+  size_t connections() const override;
+  void OnIdle(std::function<void()> callback) override;
+  Async<> Flush(Clock::duration limit) override;
 
   struct Impl;
 
  private:
   std::shared_ptr<Impl> impl_;
 };
+
+rpc::Transport Transport();
 
 }  // namespace feather::ttrpc

@@ -1,12 +1,10 @@
 #include "shim/ttrpc/server_connection.h"
 
 #include <algorithm>
-#include <exception>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "proto/ttrpc.pb.h"
-#include "runtime/base/log.h"
+#include "shim/rpc/run.h"
 #include "shim/ttrpc/utf8.h"
 
 namespace feather::ttrpc {
@@ -22,11 +20,6 @@ rpc::CallContext MakeContext(::ttrpc::Request& request, std::shared_ptr<Event> g
   std::chrono::nanoseconds timeout(std::max<int64_t>(request.timeout_nano(), 0));
   if (timeout < Clock::time_point::max() - now) context.deadline = now + timeout;
   return context;
-}
-
-absl::Status BugStatus(const std::exception& error) {
-  LogError("exception out of a request handler", {{"error", error.what()}});
-  return absl::InternalError(absl::StrCat("exception: ", error.what()));
 }
 
 }  // namespace
@@ -164,12 +157,8 @@ void ServerConnection::StartCall(uint32_t id, ::ttrpc::Request request) {
 Async<> ServerConnection::RunUnary(std::shared_ptr<ServerConnection> self, uint32_t id,
                                    std::shared_ptr<const rpc::Method> method,
                                    rpc::CallContext context, std::string request) {
-  absl::StatusOr<std::string> result = std::string();
-  try {
-    result = co_await method->unary(std::move(context), std::move(request));
-  } catch (const std::exception& error) {
-    result = BugStatus(error);
-  }
+  absl::StatusOr<std::string> result =
+      co_await rpc::RunUnary(method, std::move(context), std::move(request));
   self->Finish(id, std::move(result));
 }
 
@@ -177,12 +166,8 @@ Async<> ServerConnection::RunStream(std::shared_ptr<ServerConnection> self, uint
                                     std::shared_ptr<const rpc::Method> method,
                                     rpc::CallContext context, std::shared_ptr<Inbox> inbox) {
   auto stream = std::make_shared<Stream>(self, id, method->server_streams, context.deadline, inbox);
-  absl::StatusOr<std::string> result = std::string();
-  try {
-    result = co_await method->stream(std::move(context), std::move(stream));
-  } catch (const std::exception& error) {
-    result = BugStatus(error);
-  }
+  absl::StatusOr<std::string> result =
+      co_await rpc::RunStream(method, std::move(context), std::move(stream));
   if (!self->calls_.contains(id)) co_return;  // rejected meanwhile, or the connection ended
   if (result.ok() && method->server_streams) {
     self->Send(id, kData, kRemoteClosed | kNoData, "");

@@ -173,12 +173,12 @@ TEST(Answer, FollowsTheBuildOfRealDaemons) {
 }
 
 TEST(Answer, HasTheBytesThatEachDaemonParses) {
-  EXPECT_EQ(FormatAnswer({Encoding::kPlain, 2}, "unix:///s/x"), "unix:///s/x");
-  std::string json = FormatAnswer({Encoding::kJson, 3}, "unix:///s/x");
+  EXPECT_EQ(FormatAnswer({Encoding::kPlain, 2}, "/s/x"), "unix:///s/x");
+  std::string json = FormatAnswer({Encoding::kJson, 3}, "/s/x");
   EXPECT_EQ(nlohmann::json::parse(json),
             nlohmann::json({{"version", 3}, {"address", "unix:///s/x"}, {"protocol", "ttrpc"}}));
   api::BootstrapResult result;
-  ASSERT_TRUE(result.ParseFromString(FormatAnswer({Encoding::kProtobuf, 3}, "unix:///s/x")));
+  ASSERT_TRUE(result.ParseFromString(FormatAnswer({Encoding::kProtobuf, 3}, "/s/x")));
   EXPECT_EQ(result.version(), 3);
   EXPECT_EQ(result.address(), "unix:///s/x");
   EXPECT_EQ(result.protocol(), "ttrpc");
