@@ -64,6 +64,8 @@ class ListeningSocket {
     socklen_t size = sizeof listening;
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0 || listening == 0)
       return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, " is no listening socket"));
+    // Whoever connects finds this process by SO_PEERCRED, no longer `start`.
+    (void)listen(fd, SOMAXCONN);
     Take(UniqueFd(fd));
     return absl::OkStatus();
   }

@@ -17,9 +17,10 @@ absl::Status RunStart(const Flags& flags, absl::string_view protocol);
 // Cleans up after a server that is gone: deletes the container, unmounts its root file system,
 // removes the dead socket. Prints a containerd.task.v2.DeleteResponse.
 //
-// FailedPrecondition, with nothing done, for a server of gRPC's that is still there: containerd 2.1
-// takes each for dead as soon as it has connected (its connection is idle until the first call, and
-// it takes idle for closed).
+// containerd 2.1 and later take each server that speaks gRPC for dead as soon as they have
+// connected (the connection is idle until the first call, and idle counts as closed), call this,
+// and forget the task when it has ended: its pipes' last holder included. So for a server that is
+// alive a child stays behind, which holds them and cleans up when the server has really ended.
 absl::Status RunDelete(const Flags& flags, absl::string_view protocol);
 
 // Prints a containerd.types.RuntimeInfo. `runtime`: this shim's name as containerd calls it.

@@ -1,5 +1,7 @@
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <asio/io_context.hpp>
@@ -27,6 +29,7 @@
 #include "runtime/oci_runtime.h"
 #include "runtime/reaper.h"
 #include "runtime/sandbox/pod_files.h"
+#include "shim/commands/await_server.h"
 #include "shim/commands/commands.h"
 #include "shim/commands/listener.h"
 #include "shim/commands/socket_name.h"
@@ -37,6 +40,9 @@ namespace {
 
 // As killed by SIGKILL.
 constexpr uint32_t kExitStatus = 128 + SIGKILL;
+// After an orderly end containerd removes the bundle.
+constexpr auto kRemovalLimit = std::chrono::seconds(1);
+constexpr useconds_t kRemovalStep = 20'000;
 // containerd gives all of it 5 s.
 constexpr auto kLimit = std::chrono::milliseconds(4500);
 
@@ -100,14 +106,38 @@ Async<> CleanUp(asio::io_context& io, Reaper& reaper, OciRuntime::Config config)
   io.stop();
 }
 
+// Whether the bundle at this path is still the one with that directory.
+bool IsAt(const UniqueFd& directory, const std::string& path) {
+  struct stat opened;
+  struct stat now;
+  return fstat(directory.get(), &opened) == 0 && lstat(path.c_str(), &now) == 0 &&
+         opened.st_dev == now.st_dev && opened.st_ino == now.st_ino;
+}
+
+// For a server that is alive: the parent has nothing to do (false), the child when the server has
+// ended and containerd has not removed the bundle.
+absl::StatusOr<bool> StayBehind(const std::string& socket, const std::string& bundle) {
+  // As long as it is open no other directory can be taken for it.
+  ASSIGN_OR_RETURN(UniqueFd directory, OpenFile(bundle, O_PATH | O_DIRECTORY));
+  pid_t child = fork();
+  if (child < 0) return ErrnoError(errno, "fork");
+  if (child > 0) return false;
+  if (!AwaitServerEnd(socket)) return false;
+  auto limit = Clock::now() + kRemovalLimit;
+  while (IsAt(directory, bundle) && Clock::now() < limit) usleep(kRemovalStep);
+  return IsAt(directory, bundle);
+}
+
 }  // namespace
 
 absl::Status RunDelete(const Flags& flags, absl::string_view protocol) {
   RETURN_IF_ERROR(ValidateId(flags.id));
   ASSIGN_OR_RETURN(std::string bundle, BundlePath(flags));
   std::string socket = ServerSocket(flags, bundle);
-  if (protocol == "grpc" && SomebodyListens(socket))
-    return absl::FailedPreconditionError(absl::StrCat("the shim is alive: ", socket));
+  if (protocol == "grpc" && SomebodyListens(socket)) {
+    ASSIGN_OR_RETURN(bool clean_up, StayBehind(socket, bundle));
+    if (!clean_up) return absl::OkStatus();
+  }
   // Inherits what the runtime leaves behind.
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   // Not destroyed, since what does not finish in time still refers to them.

@@ -103,6 +103,17 @@ bool SomebodyListens(const std::string& path) {
          (errno != ECONNREFUSED && errno != ENOENT);
 }
 
+pid_t ListenerPid(const std::string& path) {
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_un address = Address(path);
+  ucred peer = {};
+  socklen_t size = sizeof peer;
+  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 ||
+      getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
+    return 0;
+  return peer.pid;
+}
+
 absl::StatusOr<UniqueFd> ListenOrFind(const std::string& path) {
   RETURN_IF_ERROR(CheckLength(path));
   {

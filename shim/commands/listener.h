@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 
 #include "absl/status/status.h"
@@ -27,6 +29,9 @@ absl::Status RemoveDeadSocket(const std::string& path);
 // Never waits: a listener with a full backlog is EAGAIN. Only the kernel's word that nobody listens
 // counts as such: out of descriptors or memory, the socket of a living shim must not be removed.
 bool SomebodyListens(const std::string& path);
+
+// The process that has last called listen(2) for the socket at `path`; 0 for none.
+pid_t ListenerPid(const std::string& path);
 
 // The path that a socket of this process is bound to; empty for none.
 std::string BoundPath(int socket);
