@@ -20,6 +20,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "shim/ttrpc/client.h"
+#include "tests/support/grpc_client.h"
 
 namespace feather::test {
 
@@ -39,6 +40,11 @@ absl::StatusOr<Answer> ParseJson(const std::string& out) {
 }
 
 }  // namespace
+
+ConnectFunction& GrpcConnect() {
+  static ConnectFunction connect = nullptr;
+  return connect;
+}
 
 Container::Container(FakeContainerd& ctrd, std::string id, ContainerOptions options)
     : ctrd_(ctrd),
@@ -119,14 +125,16 @@ absl::StatusOr<Answer> Container::ParseAnswer(const std::string& out) const {
 
 absl::Status Container::Connect() {
   auto connect =
-      [](asio::io_context& io, std::string address,
+      [](asio::io_context& io, ConnectFunction function, std::string address,
          std::shared_ptr<std::optional<absl::StatusOr<std::shared_ptr<ttrpc::Client>>>> result)
       -> Async<> {
-    auto client = co_await ttrpc::Client::Connect(io, std::move(address));
+    auto client = co_await function(io, std::move(address));
     *result = std::move(client);
   };
+  ConnectFunction function = answer_.protocol == "grpc" ? GrpcConnect() : &ttrpc::Client::Connect;
+  if (function == nullptr) return absl::UnimplementedError("this program has no gRPC");
   auto result = std::make_shared<std::optional<absl::StatusOr<std::shared_ptr<ttrpc::Client>>>>();
-  Spawn(ctrd_.io(), connect(ctrd_.io(), answer_.address, result));
+  Spawn(ctrd_.io(), connect(ctrd_.io(), function, answer_.address, result));
   if (!ctrd_.loop().RunUntil([&] { return result->has_value(); }))
     return absl::DeadlineExceededError("the test's limit passed while connecting");
   if (!(*result)->ok()) return (*result)->status();

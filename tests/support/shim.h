@@ -38,6 +38,8 @@ namespace task = containerd::task::v2;
 // 2.0 to 2.2, 2_3 for that and all later.
 enum class Daemon { k1_6, k1_7, k2_1, k2_3 };
 
+// $FEATHER_TEST_TRANSPORT is "grpc": the shim under test is the one that speaks it.
+bool TestsGrpc();
 // The shim under test: $FEATHER_SHIM, or the one of this build.
 std::string ShimUnderTest();
 // A file of Debian's containerd package of "bookworm", "trixie" or "sid" ("containerd",
@@ -46,7 +48,7 @@ std::string DebianBinary(const std::string& suite, const std::string& name);
 
 struct Settings {
   std::string shim = ShimUnderTest();
-  Daemon daemon = Daemon::k2_1;
+  Daemon daemon = TestsGrpc() ? Daemon::k2_3 : Daemon::k2_1;
   std::string runtime;     // options.binary_name: a name, a path, or empty for runc
   std::string name_space;  // empty: one of its own
   bool debug = false;

@@ -85,9 +85,15 @@ std::string DescribeExit(int status) {
 
 }  // namespace
 
+bool TestsGrpc() {
+  const char* transport = getenv("FEATHER_TEST_TRANSPORT");
+  return transport != nullptr && absl::string_view(transport) == "grpc";
+}
+
 std::string ShimUnderTest() {
   const char* path = getenv("FEATHER_SHIM");
-  return path != nullptr ? path : FEATHER_SHIM_DEFAULT;
+  if (path != nullptr) return path;
+  return TestsGrpc() ? FEATHER_GRPC_SHIM_DEFAULT : FEATHER_SHIM_DEFAULT;
 }
 
 std::string DebianBinary(const std::string& suite, const std::string& name) {
