@@ -1,7 +1,6 @@
 #include "shim/grpc/completions.h"
 
 #include <grpcpp/completion_queue.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -9,7 +8,6 @@
 #include <asio/post.hpp>
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -32,19 +30,12 @@ struct Verdict {
 }  // namespace
 
 SignalsBlocked::SignalsBlocked() {
-  static_assert(sizeof(sigset_t) <= sizeof before_);
   sigset_t all;
-  sigset_t before;
   sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  memcpy(before_, &before, sizeof before);
+  pthread_sigmask(SIG_SETMASK, &all, &before_);
 }
 
-SignalsBlocked::~SignalsBlocked() {
-  sigset_t before;
-  memcpy(&before, before_, sizeof before);
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-}
+SignalsBlocked::~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 
 struct Completions::Impl : std::enable_shared_from_this<Impl> {
   Impl(asio::io_context& io, std::unique_ptr<::grpc::CompletionQueue> q)

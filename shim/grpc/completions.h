@@ -1,5 +1,7 @@
 #pragma once
 
+#include <signal.h>
+
 #include <asio/io_context.hpp>
 #include <functional>
 #include <memory>
@@ -52,7 +54,7 @@ class SignalsBlocked {
   SignalsBlocked& operator=(const SignalsBlocked&) = delete;
 
  private:
-  unsigned long before_[16];
+  sigset_t before_;
 };
 
 }  // namespace feather::grpc

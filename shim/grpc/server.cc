@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/log.h"
+#include "runtime/base/trim.h"
 #include "shim/grpc/call.h"
 #include "shim/grpc/completions.h"
 #include "shim/rpc/acceptor.h"
@@ -52,7 +53,10 @@ class Server : public rpc::Server {
       : impl_(std::make_shared<Impl>(io, methods)) {}
   ~Server() override { impl_->Close(); }
 
+  // gRPC begins here, so that its threads have what this one has by now (capabilities, say).
   void Serve(UniqueFd listener) override {
+    impl_->engine = std::make_unique<Engine>();
+    impl_->completions = std::make_shared<Completions>(impl_->io, std::move(impl_->engine->queue));
     Spawn(impl_->io, Impl::TakeCalls(impl_));
     impl_->acceptor.Serve(std::move(listener));
   }
@@ -71,7 +75,6 @@ class Server : public rpc::Server {
     Impl(asio::io_context& context, const rpc::MethodTable& table)
         : io(context),
           methods(table),
-          completions(std::make_shared<Completions>(context, std::move(engine.queue))),
           acceptor(context, [this](UniqueFd socket) { Open(std::move(socket)); }) {}
 
     static Async<> TakeCalls(std::shared_ptr<Impl> self);
@@ -82,7 +85,7 @@ class Server : public rpc::Server {
 
     asio::io_context& io;
     const rpc::MethodTable& methods;
-    Engine engine;
+    std::unique_ptr<Engine> engine;
     std::shared_ptr<Completions> completions;
     rpc::Acceptor acceptor;
     size_t connections = 0;
@@ -112,8 +115,8 @@ Async<> Server::Impl::TakeCalls(std::shared_ptr<Impl> self) {
           if (call->context.IsCancelled()) call->gone->Set();
         });
     bool begun = co_await Completions::Await(self->completions, call, [&](void* tag) {
-      self->engine.service.RequestCall(&call->context, &call->stream, self->completions->queue(),
-                                       self->engine.calls, tag);
+      self->engine->service.RequestCall(&call->context, &call->stream, self->completions->queue(),
+                                        self->engine->calls, tag);
     });
     if (!begun) {
       // The tag comes back only for a call that has begun.
@@ -142,7 +145,7 @@ void Server::Impl::Open(UniqueFd socket) {
   ++connections;
   Spawn(io, Watch(shared_from_this(), std::move(watched)));
   SignalsBlocked blocked;
-  ::grpc::AddInsecureChannelFromFd(engine.server.get(), socket.Release());
+  ::grpc::AddInsecureChannelFromFd(engine->server.get(), socket.Release());
 }
 
 // gRPC tells nobody when a connection ends, but then one end or the other shuts the socket down.
@@ -159,6 +162,7 @@ Async<> Server::Impl::Watch(std::shared_ptr<Impl> self, UniqueFd socket) {
       error = failed;
     }
   }
+  TrimSoon(self->io);
   if (--self->connections == 0 && self->idle) {
     std::function<void()> callback = self->idle;
     callback();
@@ -168,7 +172,8 @@ Async<> Server::Impl::Watch(std::shared_ptr<Impl> self, UniqueFd socket) {
 void Server::Impl::Close() {
   idle = nullptr;
   acceptor.Stop();
-  engine.server->Shutdown(std::chrono::system_clock::now());
+  if (!engine) return;
+  engine->server->Shutdown(std::chrono::system_clock::now());
   completions->Close();
 }
 

@@ -70,7 +70,7 @@ std::string Daemon::Unavailable(const std::string& suite) {
 
 std::string Daemon::Runtime() { return Getenv("FEATHER_TEST_RUNTIME", "io.containerd.feather.v2"); }
 
-bool Daemon::TestsFeather() { return absl::StrContains(Runtime(), ".feather."); }
+bool Daemon::TestsFeather() { return absl::StrContains(Runtime(), ".feather"); }
 
 Daemon::Daemon(std::string suite) : suite_(std::move(suite)), binaries_(BinaryDirectory(suite_)) {
   static const bool entered = EnterMountNamespace();
