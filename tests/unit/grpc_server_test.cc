@@ -76,9 +76,10 @@ class GrpcServer : public ::testing::Test {
                         std::string method, std::string request,
                         std::optional<Clock::duration> timeout,
                         absl::StatusOr<std::string>& answer) {
-    absl::StatusOr<std::string> received =
-        co_await client->Call(std::move(service), std::move(method), std::move(request), timeout,
-                              {{"containerd-namespace-ttrpc", "default"}});
+    ttrpc::Client::Metadata metadata;
+    metadata.emplace_back("containerd-namespace-ttrpc", "default");
+    absl::StatusOr<std::string> received = co_await client->Call(
+        std::move(service), std::move(method), std::move(request), timeout, std::move(metadata));
     answer = std::move(received);
   }
 
