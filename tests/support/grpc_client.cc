@@ -83,6 +83,8 @@ class Client : public ttrpc::Client {
     if (call->status.error_code() == ::grpc::StatusCode::UNAVAILABLE)
       co_return absl::UnavailableError(
           absl::StrCat("ttrpc: closed (", call->status.error_message(), ")"));
+    if (call->status.error_code() == ::grpc::StatusCode::DEADLINE_EXCEEDED)
+      co_return absl::DeadlineExceededError("context deadline exceeded");
     co_return absl::Status(static_cast<absl::StatusCode>(call->status.error_code()),
                            call->status.error_message());
   }
