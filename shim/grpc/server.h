@@ -8,9 +8,7 @@
 namespace feather::grpc {
 
 // Serves over gRPC, whatever the methods: no generated code, and no thread but the loop's looks at
-// a request. Beside the table's methods it has gRPC's health service (which answers as long as the
-// loop turns) and server reflection (health.h, reflection.h). The accepting and the check of
-// credentials are ours; gRPC gets connected sockets.
+// a request. The accepting and the check of credentials are ours; gRPC gets connected sockets.
 std::unique_ptr<rpc::Server> MakeServer(asio::io_context& io, const rpc::MethodTable& methods);
 
 rpc::Transport Transport();
