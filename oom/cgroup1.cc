@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
+#include "oom/state_watch.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
@@ -150,18 +151,6 @@ class State : public std::enable_shared_from_this<State> {
   bool rereading_ = false;
 };
 
-class Cgroup1Watch : public Watch {
- public:
-  explicit Cgroup1Watch(std::shared_ptr<State> state) : state_(std::move(state)) {}
-  ~Cgroup1Watch() override { state_->Close(); }
-  void Read() override { state_->Read(); }
-  void Finish() override { state_->Finish(); }
-  const Counters& counters() const override { return state_->counters(); }
-
- private:
-  std::shared_ptr<State> state_;
-};
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
@@ -184,7 +173,7 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   Account account(std::move(on_kill), now, told);
   auto state = std::make_shared<State>(io, std::move(kills), std::move(account));
   RETURN_IF_ERROR(state->Begin(std::move(control), std::move(signal)));
-  return std::make_unique<Cgroup1Watch>(std::move(state));
+  return std::make_unique<StateWatch<State>>(std::move(state));
 }
 
 }  // namespace feather::oom

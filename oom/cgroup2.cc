@@ -19,6 +19,7 @@
 #include "oom/cgroupfs.h"
 #include "oom/kernel_log.h"
 #include "oom/siblings.h"
+#include "oom/state_watch.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
@@ -168,18 +169,6 @@ class State : public std::enable_shared_from_this<State> {
   bool rereading_ = false;
 };
 
-class Cgroup2Watch : public Watch {
- public:
-  explicit Cgroup2Watch(std::shared_ptr<State> state) : state_(std::move(state)) {}
-  ~Cgroup2Watch() override { state_->Close(); }
-  void Read() override { state_->Read(); }
-  void Finish() override { state_->Finish(); }
-  const Counters& counters() const override { return state_->counters(); }
-
- private:
-  std::shared_ptr<State> state_;
-};
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
@@ -197,7 +186,7 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   Account account(std::move(on_kill), ParseCounters(events.text), told);
   auto state = std::make_shared<State>(io, directory, std::move(account));
   RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
-  return std::make_unique<Cgroup2Watch>(std::move(state));
+  return std::make_unique<StateWatch<State>>(std::move(state));
 }
 
 }  // namespace feather::oom

@@ -1,25 +1,17 @@
 #include "oom/cgroupfs.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <memory>
 
 #include "absl/strings/numbers.h"
+#include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
-namespace {
-
-struct CloseDir {
-  void operator()(DIR* stream) const { closedir(stream); }
-};
-
-}  // namespace
 
 void ForEachKey(absl::string_view text,
                 const std::function<void(absl::string_view, uint64_t)>& visit) {
@@ -64,15 +56,7 @@ Content ReadPath(const std::string& path) {
 }
 
 std::vector<std::string> Children(const std::string& directory) {
-  std::vector<std::string> names;
-  UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd) return names;
-  std::unique_ptr<DIR, CloseDir> stream(fdopendir(fd.get()));
-  if (!stream) return names;
-  static_cast<void>(fd.Release());
-  while (const dirent* entry = readdir(stream.get()))
-    if (entry->d_type == DT_DIR && entry->d_name[0] != '.') names.emplace_back(entry->d_name);
-  return names;
+  return ListNames(directory, /*directories=*/true).value_or(std::vector<std::string>());
 }
 
 }  // namespace feather::oom

@@ -104,10 +104,8 @@ class SpecReader : public Receiver<SpecReader> {
     if (depth() != 3 || !object || !At({"linux", "namespaces"}) || !keys_[2].empty()) return;
     if (namespace_.type == "pid" && namespace_.path.empty()) spec_.has_private_pid_namespace = true;
   }
-  bool Scalar(absl::string_view literal, std::string* string) {
-    if (depth() == 2 && At({"process", "terminal"})) spec_.terminal = literal == "true";
+  bool Scalar(absl::string_view, std::string* string) {
     if (string == nullptr) return true;
-    if (depth() == 2 && At({"root", "path"})) spec_.root_path = std::move(*string);
     if (depth() == 2 && At({"annotations"})) {
       if (keys_[1] == "io.containerd.runc.v2.group") runc_group_ = std::move(*string);
       if (keys_[1] == "io.kubernetes.cri.sandbox-id") cri_group_ = std::move(*string);
@@ -269,11 +267,6 @@ absl::StatusOr<Bundle> Bundle::Open(std::string path) {
 }
 
 std::string Bundle::File(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
-
-std::string Bundle::RootPath() const {
-  if (spec_.root_path.empty()) return rootfs();
-  return absl::StartsWith(spec_.root_path, "/") ? spec_.root_path : File(spec_.root_path);
-}
 
 absl::StatusOr<std::string> ProcessSpec(absl::string_view json, bool terminal) {
   Copier copier("terminal", /*drop_null=*/false);

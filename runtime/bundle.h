@@ -19,8 +19,6 @@ struct ContainerSpec {
   // linux.namespaces has an entry of type pid without a path: the kernel kills all other processes
   // when the init ends.
   bool has_private_pid_namespace = false;
-  bool terminal = false;  // process.terminal
-  std::string root_path;  // root.path as written: absolute, or relative to the bundle
   // Value of the first annotation present of io.containerd.runc.v2.group and
   // io.kubernetes.cri.sandbox-id: containers with the same value share a shim. Empty: none.
   std::string group;
@@ -53,8 +51,6 @@ class Bundle {
   const ContainerSpec& spec() const { return spec_; }
   // Why spec() has its defaults.
   const absl::Status& config_status() const { return config_status_; }
-  // root.path made absolute; rootfs() if there is none.
-  std::string RootPath() const;
 
  private:
   std::string path_;

@@ -1,6 +1,5 @@
 #include "runtime/cgroup.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
@@ -70,10 +69,6 @@ std::optional<std::string> LocateController(const std::vector<MountInfo>& mounts
   return found;
 }
 
-struct CloseDirectory {
-  void operator()(DIR* directory) const { closedir(directory); }
-};
-
 // Adds the pids of one cgroup, and the directories below it to `directories`.
 absl::Status CollectPids(const std::string& directory, std::vector<pid_t>& pids,
                          std::vector<std::string>& directories) {
@@ -86,13 +81,8 @@ absl::Status CollectPids(const std::string& directory, std::vector<pid_t>& pids,
       if (absl::SimpleAtoi(line, &pid) && pid > 0) pids.push_back(pid);
     }
   }
-  std::unique_ptr<DIR, CloseDirectory> stream(opendir(directory.c_str()));
-  if (!stream) return ErrnoError(errno, absl::StrCat("open ", directory));
-  while (const dirent* entry = readdir(stream.get())) {
-    absl::string_view name = entry->d_name;
-    if (entry->d_type != DT_DIR || name == "." || name == "..") continue;
-    directories.push_back(absl::StrCat(directory, "/", name));
-  }
+  ASSIGN_OR_RETURN(std::vector<std::string> below, ListNames(directory, /*directories=*/true));
+  for (const std::string& name : below) directories.push_back(absl::StrCat(directory, "/", name));
   return absl::OkStatus();
 }
 

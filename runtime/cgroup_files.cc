@@ -1,6 +1,5 @@
 #include "runtime/cgroup_files.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/base/unique_fd.h"
 
@@ -68,10 +68,6 @@ void ParseRdmaValue(absl::string_view text, RdmaLine& line) {
   if (key == "hca_handle") line.handles = narrow;
   if (key == "hca_object") line.objects = narrow;
 }
-
-struct CloseDirectory {
-  void operator()(DIR* directory) const { closedir(directory); }
-};
 
 }  // namespace
 
@@ -188,10 +184,10 @@ std::string HugePageSize(absl::string_view name) {
 
 std::vector<std::string> HugePageSizes(const std::string& directory) {
   std::vector<std::string> sizes;
-  std::unique_ptr<DIR, CloseDirectory> stream(opendir(directory.c_str()));
-  if (!stream) return sizes;
-  while (const dirent* entry = readdir(stream.get()))
-    if (std::string size = HugePageSize(entry->d_name); !size.empty()) sizes.push_back(size);
+  auto names = ListNames(directory, /*directories=*/false);
+  if (!names.ok()) return sizes;
+  for (const std::string& name : *names)
+    if (std::string size = HugePageSize(name); !size.empty()) sizes.push_back(size);
   std::sort(sizes.begin(), sizes.end());
   return sizes;
 }

@@ -21,17 +21,6 @@ namespace {
 // A process that the OCI runtime has killed is gone; its SIGCHLD is on the way.
 constexpr Clock::duration kReapLimit = std::chrono::seconds(10);
 
-OciRuntime::Config RuntimeConfig(const Container::Config& config) {
-  const RuntimeOptions& options = config.options;
-  std::string root = options.root.empty() ? kDefaultRuntimeRoot : options.root;
-  return {.binary = options.binary(),
-          .root = absl::StrCat(root, "/", config.name_space),
-          .bundle = config.bundle,
-          .id = config.id,
-          .systemd_cgroup = options.systemd_cgroup,
-          .criu_path = options.criu_path};
-}
-
 }  // namespace
 
 Container::Container(asio::io_context& io, Reaper& reaper, Config config, OnExit on_exit)
@@ -39,7 +28,8 @@ Container::Container(asio::io_context& io, Reaper& reaper, Config config, OnExit
       reaper_(reaper),
       config_(std::move(config)),
       on_exit_(std::move(on_exit)),
-      runtime_(reaper, RuntimeConfig(config_)),
+      runtime_(reaper,
+               MakeRuntimeConfig(config_.options, config_.name_space, config_.bundle, config_.id)),
       init_(std::make_shared<Process>()) {
   init_->request = config_.stdio;
   if (!config_.checkpoint.empty()) init_->state = ProcessState::kCreatedCheckpoint;
@@ -78,6 +68,13 @@ Async<absl::Status> Container::Create() {
   co_return status;
 }
 
+Async<> Container::AbandonStreams() {
+  auto self = shared_from_this();
+  streams_abandoned_ = true;
+  std::shared_ptr<Stdio> stdio = init_->stdio;
+  if (stdio) co_await stdio->Close();
+}
+
 Async<absl::Status> Container::PrepareStdio(std::shared_ptr<Process> process) {
   Stdio::Owner owner{config_.options.io_uid, config_.options.io_gid,
                      process->is_init() ? config_.id : process->exec_id, config_.name_space};
@@ -88,6 +85,7 @@ Async<absl::Status> Container::PrepareStdio(std::shared_ptr<Process> process) {
     co_return absl::UnknownError(
         absl::StrCat("failed to create init process I/O: ", stdio.status().message()));
   process->stdio = *std::move(stdio);
+  if (process->is_init() && streams_abandoned_) co_return absl::CancelledError("context canceled");
   co_return absl::OkStatus();
 }
 
@@ -103,11 +101,14 @@ Async<absl::Status> Container::CreateInit() {
   args.stdio = init_->stdio->child_fds();
   args.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
 
-  Reaper::Expectation expectation(reaper_);
+  std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
   CO_RETURN_IF_ERROR(co_await runtime_.Create(std::move(args)));
-  absl::Status status = co_await AttachInit();
+  absl::Status status = AdoptInit();
+  expectation.reset();
+  if (status.ok()) status = co_await init_->stdio->Attach();
   if (!status.ok()) {
     // The OCI runtime has the container: it must not outlive the error.
+    Disown(*init_);
     if (absl::Status deleted = co_await runtime_.Delete(true); !deleted.ok())
       LogError("cannot delete a container whose creation failed",
                {{"error", std::string(deleted.message())}, {"id", config_.id}});
@@ -115,10 +116,9 @@ Async<absl::Status> Container::CreateInit() {
   co_return status;
 }
 
-Async<absl::Status> Container::AttachInit() {
-  CO_RETURN_IF_ERROR(co_await init_->stdio->Attach());
-  CO_ASSIGN_OR_RETURN(pid_t pid, ReadPid(""));
-  // Only a living process has a cgroup to be found.
+absl::Status Container::AdoptInit() {
+  ASSIGN_OR_RETURN(pid_t pid, ReadPid(""));
+  // Only a process that nobody has reaped has a cgroup to be found.
   if (auto cgroup = FindCgroup(pid); cgroup.ok()) {
     cgroup_ = *std::move(cgroup);
     if (absl::Status enabled = EnableControllers(*cgroup_); !enabled.ok())
@@ -129,7 +129,7 @@ Async<absl::Status> Container::AttachInit() {
                {{"error", std::string(cgroup.status().message())}, {"id", config_.id}});
   }
   Adopt(init_, pid);
-  co_return absl::OkStatus();
+  return absl::OkStatus();
 }
 
 Async<absl::Status> Container::Start(ExitHold* hold) {
@@ -160,15 +160,19 @@ Async<absl::Status> Container::Restore() {
   args.create.no_pivot_root = config_.options.no_pivot_root;
   args.create.stdio = init_->stdio->child_fds();
   args.create.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
-  Reaper::Expectation expectation(reaper_);
+  std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
   CO_RETURN_IF_ERROR(co_await runtime_.Restore(std::move(args)));
-  absl::Status status = co_await AttachInit();
+  absl::Status status = AdoptInit();
+  expectation.reset();
+  if (status.ok()) status = co_await init_->stdio->Attach();
   if (status.ok()) {
     init_->state = ProcessState::kRunning;
-  } else if (absl::Status deleted = co_await runtime_.Delete(true); !deleted.ok()) {
+    co_return status;
+  }
+  Disown(*init_);
+  if (absl::Status deleted = co_await runtime_.Delete(true); !deleted.ok())
     LogError("cannot delete a container whose restoration failed",
              {{"error", std::string(deleted.message())}, {"id", config_.id}});
-  }
   co_return status;
 }
 
@@ -224,7 +228,7 @@ Async<absl::Status> Container::Checkpoint(OciRuntime::CheckpointArgs args) {
 absl::Status Container::KeepDumpLog(const absl::Status& status, const std::string& dump_log) const {
   std::string copy = config_.bundle + "/criu-dump.log";
   if (auto log = ReadFile(dump_log); log.ok()) {
-    if (absl::Status written = WriteFile(copy, *log, 0600); !written.ok()) return status;
+    if (absl::Status written = WriteFile(copy, *log, 0644); !written.ok()) return status;
   }
   absl::string_view first_line = status.message();
   first_line = first_line.substr(0, first_line.find('\n'));

@@ -78,6 +78,8 @@ class Container : public std::enable_shared_from_this<Container> {
 
   // Mounts the rootfs and creates the init. After an error nothing of it is left.
   Async<absl::Status> Create();
+  // A creation under way stops waiting for a client that opens its streams, and fails.
+  Async<> AbandonStreams();
   // Starts (or restores) the init. Takes `hold`, which the caller keeps until it has published the
   // start, once it is this operation's turn: an exit must not wait for a start that waits itself.
   Async<absl::Status> Start(ExitHold* hold);
@@ -115,7 +117,11 @@ class Container : public std::enable_shared_from_this<Container> {
 
   Async<absl::Status> PrepareStdio(std::shared_ptr<Process> process);
   Async<absl::Status> CreateInit();
-  Async<absl::Status> AttachInit();
+  // What is to be done at once when the OCI runtime has made the init.
+  absl::Status AdoptInit();
+  // The process of an exec of which no pid is known: the one child of this process in the
+  // container's cgroup that nobody has claimed. 0 if there is none, or more than one.
+  pid_t FindUnclaimed() const;
   Async<absl::Status> Restore();
   absl::Status KeepDumpLog(const absl::Status& status, const std::string& dump_log) const;
   Async<absl::Status> RunExec(std::shared_ptr<Process> exec);
@@ -123,6 +129,8 @@ class Container : public std::enable_shared_from_this<Container> {
   Async<> EndExecs();
   absl::StatusOr<pid_t> ReadPid(const std::string& exec_id) const;
   void Adopt(std::shared_ptr<Process> process, pid_t pid);
+  // The process is not this container's any more: its exit will tell nothing.
+  void Disown(Process& process);
   void Reaped(std::shared_ptr<Process> process, const Exit& exit);
   void Handle(std::shared_ptr<Process> process, const Exit& exit);
   static Async<> InitExited(std::shared_ptr<Container> self, Exit exit);
@@ -143,6 +151,7 @@ class Container : public std::enable_shared_from_this<Container> {
   int live_execs_ = 0;
   // The init has been reaped: no exec starts any more.
   bool init_gone_ = false;
+  bool streams_abandoned_ = false;
   std::shared_ptr<Event> no_execs_;
 };
 

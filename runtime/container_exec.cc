@@ -1,12 +1,15 @@
-// Execs, and the exits of all processes.
+// Execs.
 #include <signal.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <optional>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -16,12 +19,15 @@
 namespace feather {
 namespace {
 
-// A file in memory that holds `data`; other processes read it as /proc/<our pid>/fd/<descriptor>.
-absl::StatusOr<UniqueFd> MemoryFile(const char* name, absl::string_view data) {
-  UniqueFd fd(memfd_create(name, MFD_CLOEXEC));
-  if (!fd) return ErrnoError(errno, "memfd_create");
-  RETURN_IF_ERROR(WriteAll(fd.get(), data));
-  return fd;
+// 0 if there is no such process.
+pid_t ParentOf(pid_t pid) {
+  absl::StatusOr<std::string> stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
+  if (!stat.ok()) return 0;
+  // The program's name may contain anything; ") S <parent>" follows it.
+  std::vector<absl::string_view> fields =
+      absl::StrSplit(absl::string_view(*stat).substr(stat->rfind(')') + 1), ' ');
+  int parent = 0;
+  return fields.size() > 2 && absl::SimpleAtoi(fields[2], &parent) ? parent : 0;
 }
 
 // Of whatever user.
@@ -80,13 +86,37 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   args.stdio = exec->stdio->child_fds();
   args.started = [stdio = exec->stdio] { stdio->RuntimeStarted(); };
 
-  Reaper::Expectation expectation(reaper_);
+  std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
   CO_RETURN_IF_ERROR(co_await runtime_.Exec(std::move(args)));
-  CO_ASSIGN_OR_RETURN(pid_t pid, ReadPid(exec->exec_id));
+  absl::StatusOr<pid_t> pid = ReadPid(exec->exec_id);
+  // Something runs, then: it must not go on without anybody who knows of it.
+  pid_t adopted = pid.ok() ? *pid : FindUnclaimed();
+  if (adopted == 0) {
+    LogError("the process of an exec cannot be found, and may run on",
+             {{"exec_id", exec->exec_id}, {"id", config_.id}});
+    co_return pid.status();
+  }
   exec->state = ProcessState::kRunning;
   std::string().swap(exec->spec);
-  Adopt(exec, pid);
+  Adopt(exec, adopted);
+  expectation.reset();
+  CO_RETURN_IF_ERROR(pid.status());
   co_return co_await exec->stdio->Attach();
+}
+
+pid_t Container::FindUnclaimed() const {
+  if (!cgroup_) return 0;
+  absl::StatusOr<std::vector<pid_t>> pids = CgroupPids(*cgroup_);
+  if (!pids.ok()) return 0;
+  std::vector<pid_t> unclaimed;
+  for (pid_t pid : *pids) {
+    bool claimed = pid == init_->pid || ParentOf(pid) != getpid();
+    // Another one may be about to be claimed.
+    for (const auto& [exec_id, exec] : execs_)
+      claimed = claimed || exec->pid == pid || ReadPid(exec_id).value_or(0) == pid;
+    if (!claimed) unclaimed.push_back(pid);
+  }
+  return unclaimed.size() == 1 ? unclaimed[0] : 0;
 }
 
 Async<absl::Status> Container::KillExec(std::shared_ptr<Process> exec, uint32_t signal) {
@@ -133,80 +163,6 @@ Async<> Container::EndExecs() {
     if (exec->stdio) co_await exec->stdio->Close();
     exec->exited.Set();
   }
-}
-
-void Container::Adopt(std::shared_ptr<Process> process, pid_t pid) {
-  process->pid = pid;
-  reaper_.Watch(
-      pid, [self = shared_from_this(), process](const Exit& exit) { self->Reaped(process, exit); });
-}
-
-void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {
-  if (process->is_init()) init_gone_ = true;
-  if (process->exit_holds > 0) {
-    process->held_exit = exit;
-  } else {
-    Handle(std::move(process), exit);
-  }
-}
-
-void Container::Handle(std::shared_ptr<Process> process, const Exit& exit) {
-  if (process->is_init()) {
-    feather::Spawn(io_, InitExited(shared_from_this(), exit));
-    return;
-  }
-  Finish(*process, exit);
-  ExecEnded();
-}
-
-Async<> Container::InitExited(std::shared_ptr<Container> self, Exit exit) {
-  const std::string& id = self->config_.id;
-  Process& init = *self->init_;
-  if (init.state == ProcessState::kPaused || init.state == ProcessState::kPausing) {
-    // What else is in the container could not even be killed while it is frozen.
-    absl::Status resumed = co_await self->runtime_.Resume();
-    if (!resumed.ok())
-      LogDebug("cannot resume after the init's exit",
-               {{"error", std::string(resumed.message())}, {"id", id}});
-  }
-  if (!self->config_.private_pid_namespace) {
-    absl::Status killed = co_await self->runtime_.Kill(SIGKILL, true);
-    if (!killed.ok() && !absl::IsNotFound(killed))
-      LogWarning("cannot kill the rest of the container after its init's exit",
-                 {{"error", std::string(killed.message())}, {"id", id}});
-  }
-  while (self->live_execs_ > 0) {
-    if (!self->no_execs_ || self->no_execs_->set()) self->no_execs_ = std::make_shared<Event>();
-    std::shared_ptr<Event> none = self->no_execs_;
-    co_await none->Wait();
-  }
-  self->Finish(init, exit);
-}
-
-void Container::Finish(Process& process, const Exit& exit) {
-  process.exit = exit;
-  process.state = ProcessState::kStopped;
-  if (process.stdio) process.stdio->ProcessExited();
-  on_exit_(process);
-  process.exited.Set();
-}
-
-void Container::ExecEnded() {
-  if (--live_execs_ == 0 && no_execs_) no_execs_->Set();
-}
-
-void ExitHold::Take(std::shared_ptr<Container> container, std::shared_ptr<Process> process) {
-  container_ = std::move(container);
-  process_ = std::move(process);
-  ++process_->exit_holds;
-}
-
-ExitHold::~ExitHold() {
-  if (!process_) return;
-  if (--process_->exit_holds > 0 || !process_->held_exit) return;
-  Exit exit = *process_->held_exit;
-  process_->held_exit.reset();
-  container_->Handle(process_, exit);
 }
 
 }  // namespace feather

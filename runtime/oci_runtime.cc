@@ -1,7 +1,6 @@
 #include "runtime/oci_runtime.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -81,15 +80,6 @@ absl::StatusOr<UniqueFd> OpenPipe(Child& child) {
   return writer;
 }
 
-// A file of any length that can be read without somebody who feeds it.
-absl::StatusOr<UniqueFd> InputFile(absl::string_view data) {
-  UniqueFd fd(memfd_create("feather-input", MFD_CLOEXEC));
-  if (!fd) return ErrnoError(errno, "memfd_create");
-  RETURN_IF_ERROR(WriteAll(fd.get(), data));
-  if (lseek(fd.get(), 0, SEEK_SET) < 0) return ErrnoError(errno, "lseek");
-  return fd;
-}
-
 void AppendFlag(std::vector<std::string>& arguments, bool wanted, absl::string_view flag) {
   if (wanted) arguments.emplace_back(flag);
 }
@@ -102,6 +92,17 @@ void AppendOption(std::vector<std::string>& arguments, absl::string_view flag,
 }
 
 }  // namespace
+
+OciRuntime::Config MakeRuntimeConfig(const RuntimeOptions& options, absl::string_view name_space,
+                                     std::string bundle, std::string id) {
+  std::string root = options.root.empty() ? kDefaultRuntimeRoot : options.root;
+  return {.binary = options.binary(),
+          .root = absl::StrCat(root, "/", name_space),
+          .bundle = std::move(bundle),
+          .id = std::move(id),
+          .systemd_cgroup = options.systemd_cgroup,
+          .criu_path = options.criu_path};
+}
 
 OciRuntime::OciRuntime(Reaper& reaper, Config config)
     : reaper_(reaper), config_(std::move(config)) {
@@ -132,7 +133,7 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   command.env = InheritedEnvironment();
   UniqueFd input;
   if (!invocation.input.empty()) {
-    CO_ASSIGN_OR_RETURN(input, InputFile(invocation.input));
+    CO_ASSIGN_OR_RETURN(input, MemoryFile("feather-input", invocation.input));
     invocation.stdio[0] = input.get();
   }
   UniqueFd output;

@@ -127,4 +127,8 @@ class OciRuntime {
   Config config_;
 };
 
+// `bundle` is absolute.
+OciRuntime::Config MakeRuntimeConfig(const RuntimeOptions& options, absl::string_view name_space,
+                                     std::string bundle, std::string id);
+
 }  // namespace feather

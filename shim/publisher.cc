@@ -53,6 +53,7 @@ struct Publisher::Impl {
   Impl(asio::io_context& context, std::string to, std::string ns)
       : io(context), address(std::move(to)), name_space(std::move(ns)) {}
 
+  void GiveUp(const absl::Status& why);
   void MakeRoom();
   static Async<> Send(std::shared_ptr<Impl> self);
   static Async<Outcome> SendFirst(std::shared_ptr<Impl> self, Clock::duration timeout);
@@ -70,6 +71,14 @@ struct Publisher::Impl {
   std::shared_ptr<ttrpc::Client> client;
   std::shared_ptr<Event> empty;  // while somebody drains
 };
+
+// No event will ever leave.
+void Publisher::Impl::GiveUp(const absl::Status& why) {
+  LogError("no events: there is no way to containerd", {{"error", std::string(why.message())}});
+  address.clear();
+  queue.clear();
+  droppable = 0;
+}
 
 // Drops the oldest droppable event, if there is one beside the event in flight.
 void Publisher::Impl::MakeRoom() {
@@ -89,6 +98,10 @@ Async<Publisher::Impl::Outcome> Publisher::Impl::SendFirst(std::shared_ptr<Impl>
   if (!self->client || self->client->closed()) {
     absl::StatusOr<std::shared_ptr<ttrpc::Client>> connected =
         co_await ttrpc::Client::Connect(self->io, self->address);
+    if (absl::IsInvalidArgument(connected.status())) {
+      self->GiveUp(connected.status());
+      co_return Outcome::kUnreachable;
+    }
     if (!connected.ok()) {
       LogDebug("containerd does not take events", {{"error", connected.status().ToString()}});
       co_return Outcome::kUnreachable;
@@ -130,6 +143,7 @@ Async<> Publisher::Impl::Send(std::shared_ptr<Impl> self) {
       timeout = kFirstTimeout;
       continue;
     }
+    if (self->queue.empty()) break;
     if (pause == kFirstPause)
       LogWarning("containerd is away; events wait",
                  {{"pending", std::to_string(self->queue.size())}});

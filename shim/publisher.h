@@ -27,8 +27,8 @@ class Publisher {
  public:
   static constexpr size_t kMaxPending = 2048;
 
-  // `address`: containerd's ttrpc socket (TTRPC_ADDRESS); empty: events are dropped. `name_space`:
-  // containerd's.
+  // `address`: containerd's ttrpc socket (TTRPC_ADDRESS); empty, or what cannot be a socket's path
+  // (logged): events are dropped. `name_space`: containerd's.
   Publisher(asio::io_context& io, std::string address, std::string name_space);
   ~Publisher();
 

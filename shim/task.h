@@ -42,4 +42,9 @@ inline google::protobuf::Timestamp ExitTime(const Process& process) {
   return timestamp;
 }
 
+template <typename Event>
+void TaskService::Publish(absl::string_view topic, const Event& event, absl::Time at) {
+  publisher_.Publish(topic, event.GetTypeName(), event.SerializeAsString(), at);
+}
+
 }  // namespace feather

@@ -86,10 +86,7 @@ TaskService::Answer<api::WaitResponse> TaskService::Wait(rpc::CallContext contex
                       FindProcess(request.id(), request.exec_id()));
   std::vector<Event*> either = {&process->exited, context.gone.get()};
   co_await WaitAny(std::move(either), context.deadline);
-  if (!process->exited.set()) {
-    if (context.gone->set()) co_return absl::CancelledError("context canceled");
-    co_return absl::DeadlineExceededError("context deadline exceeded");
-  }
+  if (!process->exited.set()) co_return context.OverError();
   api::WaitResponse response;
   response.set_exit_status(process->exit.status);
   *response.mutable_exited_at() = ExitTime(*process);

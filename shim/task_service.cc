@@ -9,26 +9,12 @@
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
-#include "shim/options.h"
 #include "shim/task.h"
 
 namespace feather {
 
 namespace api = containerd::task::v2;
 namespace events = containerd::events;
-
-namespace {
-
-bool IsCallerGone(const rpc::CallContext& context) {
-  return context.gone->set() || (context.deadline && Clock::now() >= *context.deadline);
-}
-
-absl::Status CallerGone(const rpc::CallContext& context) {
-  return context.gone->set() ? absl::CancelledError("context canceled")
-                             : absl::DeadlineExceededError("context deadline exceeded");
-}
-
-}  // namespace
 
 TaskService::TaskService(asio::io_context& io, Reaper& reaper, Publisher& publisher, Config config,
                          std::function<void()> on_shutdown)
@@ -86,83 +72,6 @@ absl::StatusOr<std::shared_ptr<Process>> TaskService::FindProcess(
   return task->container->Find(exec_id);
 }
 
-template <typename Event>
-void TaskService::Publish(absl::string_view topic, const Event& event, absl::Time at) {
-  publisher_.Publish(topic, event.GetTypeName(), event.SerializeAsString(), at);
-}
-
-absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
-    const api::CreateTaskRequest& request) {
-  RETURN_IF_ERROR(ValidateId(request.id()));
-  ASSIGN_OR_RETURN(Bundle bundle, Bundle::Open(request.bundle()));
-  RETURN_IF_ERROR(config_.prepare_bundle(request.bundle()));
-  Container::Config config;
-  config.id = request.id();
-  config.name_space = config_.name_space;
-  config.bundle = request.bundle();
-  ASSIGN_OR_RETURN(config.options, DecodeOptions(request.options()));
-  RETURN_IF_ERROR(WriteOptions(request.bundle(), config.options));
-  for (const auto& mount : request.rootfs())
-    config.rootfs.push_back({.type = mount.type(),
-                             .source = mount.source(),
-                             .target = mount.target(),
-                             .options = {mount.options().begin(), mount.options().end()}});
-  config.stdio = {request.stdin(), request.stdout(), request.stderr(), request.terminal()};
-  config.checkpoint = request.checkpoint();
-  config.parent_checkpoint = request.parent_checkpoint();
-  config.private_pid_namespace = bundle.spec().has_private_pid_namespace;
-
-  auto task = std::make_shared<Task>();
-  task->container = std::make_shared<Container>(
-      io_, reaper_, std::move(config), [this, weak = std::weak_ptr<Task>(task)](const Process& p) {
-        if (std::shared_ptr<Task> exited = weak.lock()) Exited(*exited, p);
-      });
-  return task;
-}
-
-TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContext context,
-                                                                 api::CreateTaskRequest request) {
-  // Over a connection that was there before; the container would lose its shim at once.
-  if (ending_) co_return absl::UnavailableError("the shim is ending");
-  const std::string& id = request.id();
-  auto known = tasks_.find(id);
-  if ((known != tasks_.end() && !known->second->deleted) || creating_.contains(id))
-    co_return absl::AlreadyExistsError(absl::StrCat("container ", id, ": already exists"));
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, NewTask(request));
-  std::shared_ptr<Container> container = task->container;
-  std::shared_ptr<Process> init = container->init();
-
-  creating_.insert(id);
-  ExitHold hold;
-  hold.Take(container, init);
-  absl::Status status = co_await container->Create();
-  creating_.erase(id);
-  TrimSoon(io_);
-  if (!status.ok()) co_return status;
-  tasks_[id] = task;
-  StartOomWatch(*task);
-
-  events::TaskCreate event;
-  event.set_container_id(id);
-  event.set_bundle(request.bundle());
-  event.mutable_rootfs()->Swap(request.mutable_rootfs());
-  event.mutable_io()->set_stdin(request.stdin());
-  event.mutable_io()->set_stdout(request.stdout());
-  event.mutable_io()->set_stderr(request.stderr());
-  event.mutable_io()->set_terminal(request.terminal());
-  event.set_checkpoint(request.checkpoint());
-  event.set_pid(static_cast<uint32_t>(init->pid));
-  Publish("/tasks/create", event);
-  if (IsCallerGone(context)) {
-    task->deletion = std::make_shared<Deletion>();
-    Spawn(io_, RunDeletion(task));
-    co_return CallerGone(context);
-  }
-  api::CreateTaskResponse response;
-  response.set_pid(static_cast<uint32_t>(init->pid));
-  co_return response;
-}
-
 TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
                                                            api::StartRequest request) {
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
@@ -195,62 +104,6 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   api::StartResponse response;
   response.set_pid(static_cast<uint32_t>(process->pid));
   co_return response;
-}
-
-TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext context,
-                                                             api::DeleteRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
-  if (request.exec_id().empty()) co_return co_await DeleteTask(std::move(context), task);
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> exec, task->container->Find(request.exec_id()));
-  CO_RETURN_IF_ERROR(co_await task->container->DeleteExec(exec));
-  TrimSoon(io_);
-  api::DeleteResponse response;
-  response.set_pid(static_cast<uint32_t>(exec->pid));
-  response.set_exit_status(exec->exit.status);
-  *response.mutable_exited_at() = ExitTime(*exec);
-  co_return response;
-}
-
-TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContext context,
-                                                                 std::shared_ptr<Task> task) {
-  bool first = !task->deletion;
-  if (first) task->deletion = std::make_shared<Deletion>();
-  std::shared_ptr<Deletion> deletion = task->deletion;
-  // One that fails at once is over, and forgotten by the task, when Spawn returns.
-  if (first) Spawn(io_, RunDeletion(task));
-  std::vector<Event*> either = {&deletion->done, context.gone.get()};
-  co_await WaitAny(std::move(either), context.deadline);
-  // The deletion goes on; its answer is kept for the next Delete.
-  if (!deletion->done.set() || context.gone->set()) co_return CallerGone(context);
-  CO_RETURN_IF_ERROR(deletion->status);
-  auto known = tasks_.find(task->id());
-  if (known != tasks_.end() && known->second == task) tasks_.erase(known);
-  const Process& init = *task->container->init();
-  api::DeleteResponse response;
-  response.set_pid(static_cast<uint32_t>(init.pid));
-  response.set_exit_status(init.exit.status);
-  *response.mutable_exited_at() = ExitTime(init);
-  co_return response;
-}
-
-Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
-  std::shared_ptr<Deletion> deletion = task->deletion;
-  deletion->status = co_await task->container->Delete();
-  if (deletion->status.ok()) {
-    task->deleted = true;
-    if (task->oom_watch) task->oom_watch->Finish();
-    const Process& init = *task->container->init();
-    events::TaskDelete event;
-    event.set_container_id(task->id());
-    event.set_pid(static_cast<uint32_t>(init.pid));
-    event.set_exit_status(init.exit.status);
-    *event.mutable_exited_at() = ExitTime(init);
-    Publish("/tasks/delete", event);
-  } else {
-    task->deletion.reset();  // the next Delete tries again
-  }
-  deletion->done.Set();
-  TrimSoon(io_);
 }
 
 TaskService::Answer<google::protobuf::Empty> TaskService::Exec(rpc::CallContext,

@@ -1,11 +1,14 @@
 #include "runtime/base/file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
@@ -53,6 +56,27 @@ absl::StatusOr<std::string> ReadFd(int fd, size_t limit) {
 absl::StatusOr<std::string> ReadToEof(int fd, size_t limit) {
   return ReadUntilEnd(limit,
                       [fd](char* buffer, size_t size, size_t) { return read(fd, buffer, size); });
+}
+
+absl::StatusOr<UniqueFd> MemoryFile(const char* name, absl::string_view data) {
+  UniqueFd fd(memfd_create(name, MFD_CLOEXEC));
+  if (!fd) return ErrnoError(errno, "memfd_create");
+  RETURN_IF_ERROR(WriteAll(fd.get(), data));
+  if (lseek(fd.get(), 0, SEEK_SET) < 0) return ErrnoError(errno, "lseek");
+  return fd;
+}
+
+absl::StatusOr<std::vector<std::string>> ListNames(const std::string& path, bool directories) {
+  auto close = [](DIR* stream) { closedir(stream); };
+  std::unique_ptr<DIR, decltype(close)> stream(opendir(path.c_str()), close);
+  if (!stream) return ErrnoError(errno, absl::StrCat("open ", path));
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(stream.get())) {
+    absl::string_view name = entry->d_name;
+    if (name == "." || name == ".." || (directories && entry->d_type != DT_DIR)) continue;
+    names.emplace_back(name);
+  }
+  return names;
 }
 
 absl::Status WriteAll(int fd, absl::string_view data) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -23,6 +24,14 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t limit = siz
 absl::StatusOr<std::string> ReadFd(int fd, size_t limit = size_t{64} << 20);
 // From the current position to EOF of a pipe or socket.
 absl::StatusOr<std::string> ReadToEof(int fd, size_t limit);
+
+// A file without a name that holds `data`, read from its start; other processes reach it as
+// /proc/<our pid>/fd/<descriptor>. `name` is for people who look there.
+absl::StatusOr<UniqueFd> MemoryFile(const char* name, absl::string_view data);
+
+// Names in a directory but "." and "..", as the kernel gives them; `directories`: those of
+// directories alone.
+absl::StatusOr<std::vector<std::string>> ListNames(const std::string& path, bool directories);
 
 // Creates or truncates.
 absl::Status WriteFile(const std::string& path, absl::string_view data, mode_t mode);

@@ -19,6 +19,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/base/user_namespace.h"
 #include "runtime/mount/child.h"
 #include "runtime/mount/idmap.h"
 #include "runtime/mount/loop.h"
@@ -70,13 +71,6 @@ absl::Status MountError(const Mount& mount, absl::string_view target, const std:
                                          ", target: ", Quoted(target), ", fstype: ", mount.type,
                                          ", flags: ", flags, ", data: ", Quoted(data),
                                          ", err: ", ErrnoText(error)));
-}
-
-bool InUserNamespace() {
-  std::string map = ReadFile("/proc/self/uid_map").value_or("");
-  std::vector<absl::string_view> numbers =
-      absl::StrSplit(map, absl::ByAnyChar(" \n"), absl::SkipEmpty());
-  return !map.empty() && absl::StrJoin(numbers, " ") != "0 0 4294967295";
 }
 
 // Flags that a user namespace other than the mount's own must not clear on a remount.

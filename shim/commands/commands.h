@@ -1,6 +1,11 @@
 #pragma once
 
+#include <cstddef>
+#include <string>
+#include <vector>
+
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "shim/commands/flags.h"
 
 namespace feather {
@@ -9,6 +14,9 @@ namespace feather {
 // started by containerd in the bundle's directory, and ends soon; its answer goes to stdout, and
 // nothing else does: containerd reads stdout and stderr of `start` as one. An error is for the
 // caller to print and to exit with 1.
+
+// Of what containerd writes to stdin.
+inline constexpr size_t kMaxInput = size_t{10} << 20;
 
 // Finds or starts the server of the container's group and prints where it listens.
 // `protocol`: the one that the server speaks, "ttrpc" or "grpc".

@@ -60,18 +60,14 @@ absl::StatusOr<std::string> BundlePath(const Flags& flags) {
   return absl::StrCat(path.substr(0, path.rfind('/')), "/", flags.id);
 }
 
-OciRuntime::Config RuntimeConfig(const Flags& flags, const std::string& bundle) {
+OciRuntime::Config DeleteConfig(const Flags& flags, const std::string& bundle) {
   absl::StatusOr<RuntimeOptions> read = ReadOptions(bundle);
   Warn("read the runtime's options", read.status());
   RuntimeOptions options = read.ok() ? *std::move(read) : RuntimeOptions();
-  OciRuntime::Config config;
-  config.binary = options.binary();
-  config.root = absl::StrCat(options.root.empty() ? kDefaultRuntimeRoot : options.root, "/",
-                             flags.name_space);
-  config.bundle = bundle;
-  config.id = flags.id;
+  OciRuntime::Config config = MakeRuntimeConfig(options, flags.name_space, bundle, flags.id);
   // The runtime keeps the cgroup driver in its own state.
   config.systemd_cgroup = false;
+  config.criu_path.clear();
   return config;
 }
 
@@ -143,7 +139,7 @@ absl::Status RunDelete(const Flags& flags, absl::string_view protocol) {
   // Not destroyed, since what does not finish in time still refers to them.
   auto* io = new asio::io_context(1);
   auto* reaper = new Reaper(*io);
-  Spawn(*io, CleanUp(*io, *reaper, RuntimeConfig(flags, bundle)));
+  Spawn(*io, CleanUp(*io, *reaper, DeleteConfig(flags, bundle)));
   io->run_for(kLimit);
   if (!io->stopped()) Warn("clean up", absl::DeadlineExceededError("not finished in time"));
   Warn("remove the socket", RemoveDeadSocket(socket));

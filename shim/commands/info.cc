@@ -21,7 +21,6 @@
 namespace feather {
 namespace {
 
-constexpr size_t kMaxInput = size_t{10} << 20;
 constexpr char kFeaturesType[] =
     "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 

@@ -18,6 +18,7 @@
 #include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/base/user_namespace.h"
 #include "shim/commands/socket_name.h"
 
 namespace feather {
@@ -25,13 +26,6 @@ namespace {
 
 constexpr char kCgroups[] = "/sys/fs/cgroup";
 constexpr int kMaxOomScore = 1000;
-
-bool InUserNamespace() {
-  absl::StatusOr<std::string> map = ReadFile("/proc/self/uid_map");
-  if (!map.ok()) return false;
-  std::vector<std::string> words = absl::StrSplit(*map, absl::ByAnyChar(" \n"), absl::SkipEmpty());
-  return words != std::vector<std::string>{"0", "0", "4294967295"};
-}
 
 absl::Status Join(const std::string& directory) {
   std::string file = absl::StrCat(directory, "/cgroup.procs");

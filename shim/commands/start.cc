@@ -34,7 +34,6 @@
 namespace feather {
 namespace {
 
-constexpr size_t kMaxInput = size_t{10} << 20;
 // For a shim that is stopped or stuck; the answer is then as if it were feather.
 constexpr auto kProbeLimit = std::chrono::seconds(2);
 

@@ -22,6 +22,14 @@ struct CallContext {
   std::optional<Clock::time_point> deadline;
   // Set when the caller cannot be answered any more (its connection ended).
   std::shared_ptr<Event> gone = std::make_shared<Event>();
+
+  // No answer reaches the caller any more.
+  bool IsOver() const { return gone->set() || (deadline && Clock::now() >= *deadline); }
+  // The error of a call that is over, for want of anything better.
+  absl::Status OverError() const {
+    return gone->set() ? absl::CancelledError("context canceled")
+                       : absl::DeadlineExceededError("context deadline exceeded");
+  }
 };
 
 // A unary method: serialized request in, serialized response out. Handlers run concurrently on the

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "proto/ttrpc.pb.h"
@@ -194,7 +195,7 @@ Async<absl::StatusOr<std::shared_ptr<Client>>> Client::Connect(asio::io_context&
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::string file(absl::StripPrefix(path, "unix://"));
-  if (file.empty() || file.size() >= sizeof(address.sun_path))
+  if (!absl::StartsWith(file, "/") || file.size() >= sizeof(address.sun_path))
     co_return absl::InvalidArgumentError(absl::StrCat("not a socket path: ", path));
   memcpy(address.sun_path, file.data(), file.size());
   UniqueFd fd;

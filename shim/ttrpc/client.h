@@ -32,7 +32,8 @@ class ClientStream {
 // connection.
 class Client {
  public:
-  // `path`: a unix socket path, or "unix://" before it. Unavailable when nobody listens.
+  // `path`: a unix socket path, or "unix://" before it. Unavailable when nobody listens,
+  // InvalidArgument when nobody ever could: not absolute, or too long.
   static Async<absl::StatusOr<std::shared_ptr<Client>>> Connect(asio::io_context& io,
                                                                 std::string path);
   // On a connected stream socket.

@@ -106,6 +106,7 @@ class DeleteTest : public testing::TestWithParam<const char*> {
 std::string NameOf(const testing::TestParamInfo<const char*>& info) { return info.param; }
 INSTANTIATE_TEST_SUITE_P(Runtimes, DeleteTest, testing::Values("runc", "crun"), NameOf);
 
+// Checklist: D3.
 TEST_P(DeleteTest, RemovesWhatAKilledServerLeft) {
   if (!hidden_) GTEST_SKIP() << "crun needs a mount namespace without the unified cgroup";
   ASSERT_NO_FATAL_FAILURE(CreateContainer("a"));
@@ -159,7 +160,8 @@ class CommandTest : public testing::Test {
   CommandBench bench_;
 };
 
-// D4: nothing is known of the container; a runtime is not even needed to exist.
+// Checklist: D4.
+// Nothing is known of the container; a runtime is not even needed to exist.
 TEST_F(CommandTest, DeleteWorksWithoutTheBundlesFiles) {
   bench_.MakeBundle("a", "");
   HelperResult result = bench_.Delete("a");
@@ -171,7 +173,7 @@ TEST_F(CommandTest, DeleteWorksWithoutTheBundlesFiles) {
   EXPECT_THAT(result.err, HasSubstr("init.pid"));
 }
 
-// D5.
+// Checklist: D5.
 TEST_F(CommandTest, DeleteUsesTheRuntimeAndTheRootOfTheBundle) {
   bench_.MakeBundle("a");
   Script("echo \"$@\" >" + bench_.directory() + "/arguments");
@@ -204,7 +206,8 @@ TEST_F(CommandTest, DeleteAnswersAlthoughTheRuntimeFails) {
   EXPECT_EQ(response.pid(), 4711u);
 }
 
-// D6: containerd gives it 5 s.
+// Checklist: D6.
+// containerd gives it 5 s.
 TEST_F(CommandTest, DeleteAnswersAlthoughTheRuntimeHangs) {
   bench_.MakeBundle("a");
   Script("echo $$ >" + bench_.directory() + "/pid; exec sleep 1000");
@@ -228,7 +231,7 @@ TEST_F(CommandTest, DeleteRefusesAnIdOrANamespaceThatIsAPath) {
   EXPECT_EQ(result.out, "");
 }
 
-// D1, D2.
+// Checklist: D1, D2.
 TEST_F(CommandTest, InfoWithoutOptionsTellsOfRunc) {
   containerd::types::RuntimeInfo info = Info();
   EXPECT_EQ(info.name(), "io.containerd.feather.v2");
@@ -271,6 +274,7 @@ TEST_F(CommandTest, InfoFailsForOptionsOrARuntimeThatItDoesNotKnow) {
   EXPECT_THAT(result.err, HasSubstr("exec: \"no-runc\": executable file not found in $PATH"));
 }
 
+// Checklist: L4.
 TEST_F(CommandTest, IsCalledAsItsExecutableIsNamed) {
   std::string link = bench_.directory() + "/containerd-shim-runc-v2";
   fs::create_symlink(bench_.shim, link);
@@ -279,7 +283,16 @@ TEST_F(CommandTest, IsCalledAsItsExecutableIsNamed) {
   EXPECT_EQ(bench_.Run({}).err, "io.containerd.runc.v2: shim namespace cannot be empty\n");
 }
 
-// L3.
+TEST_F(CommandTest, ANamespaceThatIsNoIdentifierIsRefused) {
+  for (const char* name : {"a/b", "..", "a b"}) {
+    HelperResult result = bench_.Run({"-namespace", name, "-id", "a", "start"});
+    EXPECT_EQ(result.exit_code, 1) << name;
+    EXPECT_THAT(result.err, HasSubstr("shim namespace: identifier \""));
+    EXPECT_EQ(result.out, "");
+  }
+}
+
+// Checklist: L3.
 TEST_F(CommandTest, PrintsItsVersion) {
   for (const char* flag : {"-v", "--v", "-version"}) {
     HelperResult result = bench_.Run({flag});
@@ -290,7 +303,7 @@ TEST_F(CommandTest, PrintsItsVersion) {
   }
 }
 
-// L1, L4.
+// Checklist: L1, L4.
 TEST_F(CommandTest, WrongCommandLinesHaveTheExitCodesOfGo) {
   EXPECT_EQ(bench_.Run({"-h"}).exit_code, 0);
   HelperResult result = bench_.Run({"-unknown", "start"});

@@ -60,11 +60,10 @@ TEST(Spec, ReadsWhatTheShimNeeds) {
     "linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"network","path":"/n"}]}})");
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_TRUE(spec->has_private_pid_namespace);
-  EXPECT_TRUE(spec->terminal);
-  EXPECT_EQ(spec->root_path, "rootfs");
   EXPECT_EQ(spec->group, "pod");
 }
 
+// Checklist: X7.
 TEST(Spec, PidNamespaceWithAPathOrWithoutAnEntryIsShared) {
   for (const char* namespaces :
        {R"([])", R"([{"type":"pid","path":"/proc/1/ns/pid"}])",
@@ -92,11 +91,10 @@ TEST(Spec, LooksAtTheRightDepthOnly) {
     "root":{"x":{"path":"p"}}, "terminal":true})");
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_FALSE(spec->has_private_pid_namespace);
-  EXPECT_FALSE(spec->terminal);
-  EXPECT_EQ(spec->root_path, "");
   EXPECT_EQ(spec->group, "");
 }
 
+// Checklist: L16.
 TEST(Spec, ContainerdsOwnGroupGoesBeforeThePods) {
   auto spec = ParseSpec(R"({"annotations":{"io.kubernetes.cri.sandbox-id":"pod",
     "io.containerd.runc.v2.group":"mine"}})");
@@ -132,13 +130,12 @@ TEST_F(BundleDirectory, MustBeAnAbsolutePathOfADirectory) {
 }
 
 TEST_F(BundleDirectory, GivesItsPathsAndItsSpec) {
-  WriteConfig(R"({"root":{"path":"files"},"linux":{"namespaces":[{"type":"pid"}]}})");
+  WriteConfig(R"({"linux":{"namespaces":[{"type":"pid"}]}})");
   auto bundle = Bundle::Open(path_);
   ASSERT_TRUE(bundle.ok()) << bundle.status();
   EXPECT_EQ(bundle->path(), path_);
   EXPECT_EQ(bundle->File("init.pid"), path_ + "/init.pid");
   EXPECT_EQ(bundle->rootfs(), path_ + "/rootfs");
-  EXPECT_EQ(bundle->RootPath(), path_ + "/files");
   EXPECT_TRUE(bundle->config_status().ok());
   EXPECT_TRUE(bundle->spec().has_private_pid_namespace);
 }
@@ -148,7 +145,6 @@ TEST_F(BundleDirectory, CountsItsPidNamespaceAsSharedWithoutAReadableConfig) {
   ASSERT_TRUE(missing.ok()) << missing.status();
   EXPECT_EQ(missing->config_status().code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(missing->spec().has_private_pid_namespace);
-  EXPECT_EQ(missing->RootPath(), path_ + "/rootfs");
   WriteConfig(R"({"linux":{"namespaces":[{"type":"pid"}]})");
   auto broken = Bundle::Open(path_);
   ASSERT_TRUE(broken.ok()) << broken.status();

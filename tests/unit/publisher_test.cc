@@ -69,6 +69,7 @@ class PublisherTest : public test::TtrpcFixture {
   int in_flight = 0;
 };
 
+// Checklist: P1, P5.
 TEST_F(PublisherTest, SendsTheEventWithItsOwnTimeNamespaceAndType) {
   Serve();
   Publisher publisher(io, socket.path(), "k8s.io");
@@ -119,6 +120,7 @@ TEST_F(PublisherTest, UnavailableKeepsTheEvent) {
   EXPECT_EQ(unavailable, 0);
 }
 
+// Checklist: P2.
 TEST_F(PublisherTest, KeepsEverythingWhileTheServerIsAwayAndSendsItInOrderWhenItIsBack) {
   Publisher publisher(io, socket.path(), "k8s.io");
   publisher.Publish("/1", kExit, "");  // no socket there yet
@@ -140,6 +142,7 @@ TEST_F(PublisherTest, KeepsEverythingWhileTheServerIsAwayAndSendsItInOrderWhenIt
   EXPECT_EQ(Topics(), (std::vector<std::string>{"/1", "/2", "/3"}));
 }
 
+// Checklist: P3.
 TEST_F(PublisherTest, SendsAgainWhenAServerAcceptedAndNeverAnswered) {
   silent = 1;
   Serve();
@@ -151,6 +154,7 @@ TEST_F(PublisherTest, SendsAgainWhenAServerAcceptedAndNeverAnswered) {
   EXPECT_EQ(silent, 0);
 }
 
+// Checklist: P4.
 TEST_F(PublisherTest, AFullQueueDropsTheOldestThatIsNotAnExit) {
   Publisher publisher(io, socket.path(), "k8s.io");
   std::vector<std::string> expected;
@@ -190,6 +194,17 @@ TEST_F(PublisherTest, WithoutAnAddressEventsAreDropped) {
   publisher.Publish("/a", kExit, "");
   EXPECT_EQ(publisher.pending(), 0u);
   Run([](Publisher* p) -> Async<> { EXPECT_TRUE(co_await p->Drain(kLong)); }(&publisher));
+}
+
+TEST_F(PublisherTest, WhatCannotBeASocketIsNotTriedForEver) {
+  for (const std::string& address : {std::string("ctrd.sock"), std::string(500, '/')}) {
+    Publisher publisher(io, address, "k8s.io");
+    publisher.Publish("/a", kExit, "");
+    publisher.Publish("/b", kStart, "");
+    Run([](Publisher* p) -> Async<> { EXPECT_TRUE(co_await p->Drain(kLong)); }(&publisher));
+    publisher.Publish("/c", kExit, "");
+    EXPECT_EQ(publisher.pending(), 0u) << address;
+  }
 }
 
 TEST_F(PublisherTest, CanBeDestroyedWithAnEventInFlight) {

@@ -1,0 +1,93 @@
+// How the exits of a container's processes are taken in and told.
+#include <signal.h>
+
+#include <utility>
+
+#include "runtime/base/log.h"
+#include "runtime/base/status.h"
+#include "runtime/container.h"
+
+namespace feather {
+
+void Container::Adopt(std::shared_ptr<Process> process, pid_t pid) {
+  process->pid = pid;
+  reaper_.Watch(
+      pid, [self = shared_from_this(), process](const Exit& exit) { self->Reaped(process, exit); });
+}
+
+void Container::Disown(Process& process) {
+  process.pid = 0;
+  process.held_exit.reset();
+  if (process.is_init()) init_gone_ = false;
+}
+
+void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {
+  if (process->pid != exit.pid) return;
+  if (process->is_init()) init_gone_ = true;
+  if (process->exit_holds > 0) {
+    process->held_exit = exit;
+  } else {
+    Handle(std::move(process), exit);
+  }
+}
+
+void Container::Handle(std::shared_ptr<Process> process, const Exit& exit) {
+  if (process->is_init()) {
+    feather::Spawn(io_, InitExited(shared_from_this(), exit));
+    return;
+  }
+  Finish(*process, exit);
+  ExecEnded();
+}
+
+Async<> Container::InitExited(std::shared_ptr<Container> self, Exit exit) {
+  const std::string& id = self->config_.id;
+  Process& init = *self->init_;
+  if (init.state == ProcessState::kPaused || init.state == ProcessState::kPausing) {
+    // What else is in the container could not even be killed while it is frozen.
+    absl::Status resumed = co_await self->runtime_.Resume();
+    if (!resumed.ok())
+      LogDebug("cannot resume after the init's exit",
+               {{"error", std::string(resumed.message())}, {"id", id}});
+  }
+  if (!self->config_.private_pid_namespace) {
+    absl::Status killed = co_await self->runtime_.Kill(SIGKILL, true);
+    if (!killed.ok() && !absl::IsNotFound(killed))
+      LogWarning("cannot kill the rest of the container after its init's exit",
+                 {{"error", std::string(killed.message())}, {"id", id}});
+  }
+  while (self->live_execs_ > 0) {
+    if (!self->no_execs_ || self->no_execs_->set()) self->no_execs_ = std::make_shared<Event>();
+    std::shared_ptr<Event> none = self->no_execs_;
+    co_await none->Wait();
+  }
+  self->Finish(init, exit);
+}
+
+void Container::Finish(Process& process, const Exit& exit) {
+  process.exit = exit;
+  process.state = ProcessState::kStopped;
+  if (process.stdio) process.stdio->ProcessExited();
+  on_exit_(process);
+  process.exited.Set();
+}
+
+void Container::ExecEnded() {
+  if (--live_execs_ == 0 && no_execs_) no_execs_->Set();
+}
+
+void ExitHold::Take(std::shared_ptr<Container> container, std::shared_ptr<Process> process) {
+  container_ = std::move(container);
+  process_ = std::move(process);
+  ++process_->exit_holds;
+}
+
+ExitHold::~ExitHold() {
+  if (!process_) return;
+  if (--process_->exit_holds > 0 || !process_->held_exit) return;
+  Exit exit = *process_->held_exit;
+  process_->held_exit.reset();
+  container_->Handle(process_, exit);
+}
+
+}  // namespace feather

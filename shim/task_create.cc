@@ -1,0 +1,105 @@
+// A container's beginning.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/events.pb.h"
+#include "runtime/base/status.h"
+#include "runtime/base/trim.h"
+#include "runtime/bundle.h"
+#include "shim/options.h"
+#include "shim/task.h"
+#include "shim/task_service.h"
+
+namespace feather {
+
+namespace api = containerd::task::v2;
+namespace events = containerd::events;
+
+namespace {
+
+// A creation waits for its client to open the streams, which one that has gone will never do.
+Async<> AbandonWithItsCaller(rpc::CallContext context, std::shared_ptr<Container> container,
+                             std::shared_ptr<Event> created) {
+  std::vector<Event*> either = {created.get(), context.gone.get()};
+  co_await WaitAny(std::move(either), context.deadline);
+  if (!created->set()) co_await container->AbandonStreams();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
+    const api::CreateTaskRequest& request) {
+  RETURN_IF_ERROR(ValidateId(request.id()));
+  ASSIGN_OR_RETURN(Bundle bundle, Bundle::Open(request.bundle()));
+  RETURN_IF_ERROR(config_.prepare_bundle(request.bundle()));
+  Container::Config config;
+  config.id = request.id();
+  config.name_space = config_.name_space;
+  config.bundle = request.bundle();
+  ASSIGN_OR_RETURN(config.options, DecodeOptions(request.options()));
+  RETURN_IF_ERROR(WriteOptions(request.bundle(), config.options));
+  for (const auto& mount : request.rootfs())
+    config.rootfs.push_back({.type = mount.type(),
+                             .source = mount.source(),
+                             .target = mount.target(),
+                             .options = {mount.options().begin(), mount.options().end()}});
+  config.stdio = {request.stdin(), request.stdout(), request.stderr(), request.terminal()};
+  config.checkpoint = request.checkpoint();
+  config.parent_checkpoint = request.parent_checkpoint();
+  config.private_pid_namespace = bundle.spec().has_private_pid_namespace;
+
+  auto task = std::make_shared<Task>();
+  task->container = std::make_shared<Container>(
+      io_, reaper_, std::move(config), [this, weak = std::weak_ptr<Task>(task)](const Process& p) {
+        if (std::shared_ptr<Task> exited = weak.lock()) Exited(*exited, p);
+      });
+  return task;
+}
+
+TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContext context,
+                                                                 api::CreateTaskRequest request) {
+  // Over a connection that was there before; the container would lose its shim at once.
+  if (ending_) co_return absl::UnavailableError("the shim is ending");
+  const std::string& id = request.id();
+  auto known = tasks_.find(id);
+  if ((known != tasks_.end() && !known->second->deleted) || creating_.contains(id))
+    co_return absl::AlreadyExistsError(absl::StrCat("container ", id, ": already exists"));
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, NewTask(request));
+  std::shared_ptr<Container> container = task->container;
+  std::shared_ptr<Process> init = container->init();
+
+  creating_.insert(id);
+  ExitHold hold;
+  hold.Take(container, init);
+  auto created = std::make_shared<Event>();
+  Spawn(io_, AbandonWithItsCaller(context, container, created));
+  absl::Status status = co_await container->Create();
+  created->Set();
+  creating_.erase(id);
+  TrimSoon(io_);
+  if (!status.ok()) co_return status;
+  tasks_[id] = task;
+  StartOomWatch(*task);
+
+  events::TaskCreate event;
+  event.set_container_id(id);
+  event.set_bundle(request.bundle());
+  event.mutable_rootfs()->Swap(request.mutable_rootfs());
+  event.mutable_io()->set_stdin(request.stdin());
+  event.mutable_io()->set_stdout(request.stdout());
+  event.mutable_io()->set_stderr(request.stderr());
+  event.mutable_io()->set_terminal(request.terminal());
+  event.set_checkpoint(request.checkpoint());
+  event.set_pid(static_cast<uint32_t>(init->pid));
+  Publish("/tasks/create", event);
+  if (context.IsOver()) {
+    task->deletion = std::make_shared<Deletion>();
+    Spawn(io_, RunDeletion(task));
+    co_return context.OverError();
+  }
+  api::CreateTaskResponse response;
+  response.set_pid(static_cast<uint32_t>(init->pid));
+  co_return response;
+}
+
+}  // namespace feather

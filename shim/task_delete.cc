@@ -1,0 +1,71 @@
+// A container's end, and an exec's.
+#include <utility>
+
+#include "proto/events.pb.h"
+#include "runtime/base/status.h"
+#include "runtime/base/trim.h"
+#include "shim/task.h"
+#include "shim/task_service.h"
+
+namespace feather {
+
+namespace api = containerd::task::v2;
+namespace events = containerd::events;
+
+TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext context,
+                                                             api::DeleteRequest request) {
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  if (request.exec_id().empty()) co_return co_await DeleteTask(std::move(context), task);
+  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> exec, task->container->Find(request.exec_id()));
+  CO_RETURN_IF_ERROR(co_await task->container->DeleteExec(exec));
+  TrimSoon(io_);
+  api::DeleteResponse response;
+  response.set_pid(static_cast<uint32_t>(exec->pid));
+  response.set_exit_status(exec->exit.status);
+  *response.mutable_exited_at() = ExitTime(*exec);
+  co_return response;
+}
+
+TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContext context,
+                                                                 std::shared_ptr<Task> task) {
+  bool first = !task->deletion;
+  if (first) task->deletion = std::make_shared<Deletion>();
+  std::shared_ptr<Deletion> deletion = task->deletion;
+  // One that fails at once is over, and forgotten by the task, when Spawn returns.
+  if (first) Spawn(io_, RunDeletion(task));
+  std::vector<Event*> either = {&deletion->done, context.gone.get()};
+  co_await WaitAny(std::move(either), context.deadline);
+  // The deletion goes on; its answer is kept for the next Delete.
+  if (!deletion->done.set() || context.gone->set()) co_return context.OverError();
+  CO_RETURN_IF_ERROR(deletion->status);
+  auto known = tasks_.find(task->id());
+  if (known != tasks_.end() && known->second == task) tasks_.erase(known);
+  const Process& init = *task->container->init();
+  api::DeleteResponse response;
+  response.set_pid(static_cast<uint32_t>(init.pid));
+  response.set_exit_status(init.exit.status);
+  *response.mutable_exited_at() = ExitTime(init);
+  co_return response;
+}
+
+Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
+  std::shared_ptr<Deletion> deletion = task->deletion;
+  deletion->status = co_await task->container->Delete();
+  if (deletion->status.ok()) {
+    task->deleted = true;
+    if (task->oom_watch) task->oom_watch->Finish();
+    const Process& init = *task->container->init();
+    events::TaskDelete event;
+    event.set_container_id(task->id());
+    event.set_pid(static_cast<uint32_t>(init.pid));
+    event.set_exit_status(init.exit.status);
+    *event.mutable_exited_at() = ExitTime(init);
+    Publish("/tasks/delete", event);
+  } else {
+    task->deletion.reset();  // the next Delete tries again
+  }
+  deletion->done.Set();
+  TrimSoon(io_);
+}
+
+}  // namespace feather
