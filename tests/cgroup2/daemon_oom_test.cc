@@ -13,6 +13,7 @@ constexpr char kLimitBytes[] = "16777216";
 // Grows until something stops it.
 constexpr char kGrow[] = "x=0123456789abcdef; while :; do x=$x$x; done";
 
+// Checklist: O3.
 TEST_P(DaemonOom, IsReportedBeforeTheExitOfTheContainerThatWasKilled) {
   const CommandResult run =
       daemon_->Ctr(daemon_->Run("a", {"--rm", "--memory-limit", kLimitBytes}, {"sh", "-c", kGrow}));
@@ -21,6 +22,7 @@ TEST_P(DaemonOom, IsReportedBeforeTheExitOfTheContainerThatWasKilled) {
                      "/tasks/delete a"});
 }
 
+// Checklist: O5.
 TEST_P(DaemonOom, IsReportedBeforeTheExitOfTheExecThatWasKilled) {
   const CommandResult run = daemon_->Ctr(daemon_->Run(
       "a", {"--detach", "--null-io", "--memory-limit", kLimitBytes}, {"sleep", "1000"}));

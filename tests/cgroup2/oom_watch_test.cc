@@ -81,6 +81,7 @@ class OomWatch : public testing::Test {
   std::vector<uint64_t> kills_;
 };
 
+// Checklist: O2.
 TEST_F(OomWatch, TellsTheKillOfTheInitOnceAndEndsWithIt) {
   const auto before = OpenDescriptors();
   {
@@ -253,6 +254,7 @@ TEST_F(OomWatch, DoesNotTellEarlierKillsUnlessAskedTo) {
   EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
 }
 
+// Checklist: O6.
 TEST_F(OomWatch, TwoHundredContainersLeaveNoDescriptorAndNeverAnInotifyInstance) {
   // Cgroups' notifications must not need what others use up.
   const std::string limit = "/proc/sys/fs/inotify/max_user_instances";
@@ -301,6 +303,7 @@ class OomScope : public OomWatch {
   std::unique_ptr<Watch> watch_;
 };
 
+// Checklist: O4.
 TEST_F(OomScope, TellsTheKillOfAScopeThatIsGoneByItsParentsCount) {
   KillOne(*cgroup_);
   ASSERT_TRUE(cgroup_->Remove());

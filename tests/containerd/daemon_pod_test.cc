@@ -41,6 +41,7 @@ TEST_P(DaemonPod, SharesOneShimThatEndsWithItsLastContainer) {
   EXPECT_NE(access(socket.c_str(), F_OK), 0);
 }
 
+// Checklist: G6.
 TEST_P(DaemonPod, SurvivesARestartOfContainerd) {
   for (const char* id : {"pod", "one"}) ASSERT_NO_FATAL_FAILURE(RunInPod(id));
   const pid_t shim = daemon_->ShimPid("pod");

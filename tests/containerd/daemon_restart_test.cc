@@ -54,6 +54,7 @@ class DaemonRestart : public DaemonTest {
 };
 FEATHER_EVERY_DAEMON(DaemonRestart);
 
+// Checklist: E9, G6.
 TEST_P(DaemonRestart, FindsItsRunningContainersAgain) {
   for (const char* id : {"a", "b"}) {
     const CommandResult run =

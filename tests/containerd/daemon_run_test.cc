@@ -26,6 +26,7 @@ TEST_P(DaemonRun, PrintsWhatTheContainerPrintsAndPassesItsExitStatusOn) {
   EXPECT_EQ(ExitStatus("a"), "7");
 }
 
+// Checklist: X2.
 TEST_P(DaemonRun, EndsAContainerThatIsOverBeforeItsStartIsAnswered) {
   for (int i = 0; i < 5; ++i) {
     const std::string id = absl::StrCat("quick-", i);
@@ -134,6 +135,7 @@ TEST_P(DaemonRun, ServesTheStockShimsNameAndOptions) {
   daemon_->Remove("a");
 }
 
+// Checklist: R1.
 TEST_P(DaemonRun, FreezesAndThawsAContainer) {
   const std::unique_ptr<Subprocess> run = daemon_->StartCtr(
       daemon_->Run("a", {"--rm"}, {"sh", "-c", "while :; do echo tick; sleep 0.05; done"}));

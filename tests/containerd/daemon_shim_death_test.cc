@@ -35,6 +35,7 @@ class DaemonShimDeath : public DaemonTest {
 };
 FEATHER_EVERY_DAEMON(DaemonShimDeath);
 
+// Checklist: D3.
 TEST_P(DaemonShimDeath, IsCleanedUpByContainerd) {
   const CommandResult run = daemon_->Ctr(
       daemon_->Run("a", {"--detach", "--null-io"}, {"sh", "-c", "sleep 1000 & sleep 1000"}));

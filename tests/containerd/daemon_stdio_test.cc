@@ -87,6 +87,7 @@ class DaemonStdio : public DaemonTest {
 };
 FEATHER_EVERY_DAEMON(DaemonStdio);
 
+// Checklist: I4.
 TEST_P(DaemonStdio, CarriesAGibibyteThroughCatUnchanged) {
   const std::unique_ptr<Subprocess> run = daemon_->StartCtr(RunHeld({}, "cat"), {.input = true});
   const uint64_t bytes = PipedBytes();

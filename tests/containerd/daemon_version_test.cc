@@ -33,6 +33,7 @@ class DaemonVersion : public DaemonTest {
 };
 FEATHER_EVERY_DAEMON(DaemonVersion);
 
+// Checklist: L7.
 TEST_P(DaemonVersion, IsTheNewestThatTheDaemonUnderstands) {
   ASSERT_NO_FATAL_FAILURE(LiveThroughARestart("\"version\":3"));
 }

@@ -69,6 +69,7 @@ class LoopMountTest : public MountTest {
   }
 };
 
+// Checklist: M4.
 TEST_F(LoopMountTest, MountsAFileAndFreesTheDevice) {
   absl::Status status = Mounting({{"ext4", At("image"), "", {"loop"}}});
   ASSERT_TRUE(status.ok()) << status;
@@ -131,6 +132,7 @@ class IdMapTest : public MountTest {
   }
 };
 
+// Checklist: M5.
 TEST_F(IdMapTest, BindShowsTheMappedOwners) {
   absl::Status status = Mounting({{"bind", At("source"), "", {"bind", kUidMap, kGidMap}}});
   ASSERT_TRUE(status.ok()) << status;
@@ -208,6 +210,7 @@ class IdMappedOverlayTest : public IdMapTest {
   }
 };
 
+// Checklist: M5.
 TEST_F(IdMappedOverlayTest, ShowsTheMappedOwnersOfAllLayersAndLeavesNoTemporaryMount) {
   MakeFile("layers/1/one", "1");
   MakeFile("layers/2/sub/two", "2");
@@ -283,6 +286,7 @@ class FuseTest : public MountTest {
   std::string path_;
 };
 
+// Checklist: M6.
 TEST_F(FuseTest, HelpersAreCalledAsMountCallsThem) {
   for (std::string name : {"fuse", "fuse3"}) {
     Helper("mount." + name,
@@ -303,6 +307,7 @@ TEST_F(FuseTest, FailureOfTheHelperIsTold) {
 }
 
 // A remount that would clear a flag of a mount from outside is refused in a user namespace.
+// Checklist: M2.
 TEST_F(MountTest, ReadOnlyBindInAUserNamespaceKeepsLockedFlags) {
   MakeDirectory("source");
   ASSERT_EQ(mount("x", At("source").c_str(), "tmpfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, nullptr),

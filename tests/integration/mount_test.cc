@@ -51,6 +51,7 @@ TEST_F(MountAllTest, BindShowsTheSource) {
   EXPECT_TRUE(std::filesystem::is_empty(rootfs()));
 }
 
+// Checklist: M2.
 TEST_F(MountAllTest, ReadOnlyBindRefusesWritesThatTheSourceTakes) {
   MakeDirectory("source");
   ASSERT_TRUE(Mounting({Bind(At("source"), "", {"ro"})}).ok());
@@ -112,6 +113,7 @@ TEST_F(MountAllTest, OverlayStacksItsLayers) {
   EXPECT_EQ(Read("up/new"), "new");
 }
 
+// Checklist: M3.
 TEST_F(MountAllTest, OverlayTakes128LayersThatDoNotFitIntoAPage) {
   std::vector<std::string> layers;
   for (int i = 0; i < 128; ++i) {
@@ -173,6 +175,7 @@ TEST_F(MountAllTest, RootfsThatDoesNotExistIsAnError) {
               HasSubstr("no such file or directory"));
 }
 
+// Checklist: M7.
 TEST_F(MountAllTest, TargetsLieInsideTheRootfs) {
   MakeDirectory("source/data/deep");
   ASSERT_TRUE(Mounting({Bind(At("source")), Tmpfs("data/deep"), Tmpfs("/data/deep")}).ok());
@@ -186,6 +189,7 @@ TEST_F(MountAllTest, TargetMustExist) {
                          ": no such file or directory"));
 }
 
+// Checklist: M7.
 TEST_F(MountAllTest, SymbolicLinksOfAnImageCannotLeadOutOfTheRootfs) {
   MakeDirectory("outside/victim");
   MakeDirectory("source/inside");
@@ -222,6 +226,7 @@ TEST_F(UnmountAllTest, NothingToDoIsSuccess) {
   EXPECT_TRUE(Unmounting(At("none/none")).ok());
 }
 
+// Checklist: M9.
 TEST_F(UnmountAllTest, TakesNestedAndStackedMountsAndLeavesTheNeighbours) {
   MakeDirectory("rootfs2");
   ASSERT_EQ(mount("x", At("rootfs2").c_str(), "tmpfs", 0, nullptr), 0);
@@ -251,6 +256,7 @@ TEST_F(UnmountAllTest, FollowsALinkToTheRootfsItself) {
   EXPECT_THAT(MountPoints(), IsEmpty());
 }
 
+// Checklist: K7.
 TEST_F(UnmountAllTest, BusyMountIsAnErrorUntilItIsLeft) {
   ASSERT_TRUE(Mounting({Tmpfs()}).ok());
   MakeDirectory("rootfs/sub");

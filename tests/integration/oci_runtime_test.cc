@@ -39,6 +39,7 @@ class OciRuntimeTest : public test::RuntimeFixture {
   }
 };
 
+// Checklist: C4, C6.
 TEST_F(OciRuntimeTest, GivesTheCommandsOfAContainersLifeContainerdsArguments) {
   Fake(R"(printf '%s ' "$@" > $D/argv)");
   OciRuntime runtime(reaper_, config_);
@@ -70,6 +71,7 @@ TEST_F(OciRuntimeTest, GivesTheCommandsOfAContainersLifeContainerdsArguments) {
   EXPECT_EQ(Line(Await(runtime.Update("{}"))), "update --resources=- ID ");
 }
 
+// Checklist: C4.
 TEST_F(OciRuntimeTest, GivesCheckpointAndRestoreContainerdsArguments) {
   Fake(R"(printf '%s ' "$@" > $D/argv)");
   OciRuntime runtime(reaper_, config_);
@@ -98,6 +100,7 @@ TEST_F(OciRuntimeTest, GivesCheckpointAndRestoreContainerdsArguments) {
             "--leave-running ID ");
 }
 
+// Checklist: C5.
 TEST_F(OciRuntimeTest, PassesCriuAndTheSystemdDriverBeforeTheCommand) {
   Fake(R"(printf '%s ' "$@" > $D/argv)");
   config_.criu_path = "/opt/criu";
@@ -149,6 +152,7 @@ class StoppedRuntimeTest : public OciRuntimeTest {
   }
 };
 
+// Checklist: C9, I14, I17.
 TEST_F(StoppedRuntimeTest, SeesNoneOfTheShimsSignalsEnvironmentOrDescriptors) {
   ASSERT_NE(signal(SIGPIPE, SIG_IGN), SIG_ERR);
   ASSERT_EQ(setenv("NOTIFY_SOCKET", "/run/notify", 1), 0);
@@ -181,6 +185,7 @@ TEST_F(StoppedRuntimeTest, IsCapturedWhenTheContainerHasATerminal) {
               UnorderedElementsAre("0 /dev/null", StartsWith("1 pipe:"), StartsWith("2 pipe:")));
 }
 
+// Checklist: C10.
 TEST_F(OciRuntimeTest, KillsTheRuntimeWhenTheShimEnds) {
   Fake("echo $$; exec sleep 1000");
   Pipe out;
@@ -220,6 +225,7 @@ TEST_F(OciRuntimeTest, NamesABinaryThatDoesNotExist) {
             "such file or directory): fork/exec /no/runc: no such file or directory");
 }
 
+// Checklist: C8.
 TEST_F(OciRuntimeTest, ReportsTheLastErrorThatThisCommandHasLogged) {
   Fake(R"x(
 log() { printf '%s\n' "$1" >> $D/log.json; }
@@ -305,6 +311,7 @@ TEST_F(OciRuntimeTest, WaitsForARuntimeThatClosesItsOutputFirst) {
   EXPECT_TRUE(std::filesystem::exists(Path("done")));
 }
 
+// Checklist: K2.
 TEST_F(OciRuntimeTest, MapsTheTextsOfAFailedKill) {
   constexpr auto kNotFound = absl::StatusCode::kNotFound;
   const std::vector<std::tuple<std::string, absl::StatusCode, std::string>> cases = {
@@ -350,6 +357,7 @@ TEST_F(OciRuntimeTest, DoesNotTakeAMissingRuntimeForAMissingContainer) {
               StartsWith("unknown error after kill: exec: \"no-runc\""));
 }
 
+// Checklist: R3.
 TEST_F(OciRuntimeTest, HandsResourcesOverOnStdin) {
   Fake("cat > $D/input");
   OciRuntime runtime(reaper_, config_);

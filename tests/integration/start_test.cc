@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -86,7 +87,7 @@ google::protobuf::Any Options(const std::string& bytes) {
   return any;
 }
 
-// L5, L7, L8, L9, L21.
+// Checklist: L5, L7, L8, L9, L21.
 TEST_F(StartTest, AnswersContainerd1_6And1_7WithThePlainAddress) {
   for (Caller caller : {Caller::k1_6, Caller::k1_7}) {
     for (bool options : {false, true}) {
@@ -102,6 +103,7 @@ TEST_F(StartTest, AnswersContainerd1_6And1_7WithThePlainAddress) {
   }
 }
 
+// Checklist: L8, L9.
 TEST_F(StartTest, AnswersContainerd2WithVersion3) {
   bench_.MakeBundle("a");
   CommandBench::StartOptions start;
@@ -130,7 +132,7 @@ TEST_F(StartTest, AnswersContainerd2_3WithABootstrapResult) {
   ExpectEnded({"a"});
 }
 
-// L11, L12.
+// Checklist: L11, L12.
 TEST_F(StartTest, ListensInTheDirectoryThatItIsGiven) {
   bench_.MakeBundle("a");
   CommandBench::StartOptions start;
@@ -151,7 +153,7 @@ TEST_F(StartTest, ListensInTheDirectoryThatItIsGiven) {
   EXPECT_NE(access(path.c_str(), F_OK), 0);
 }
 
-// L18, L19, L20, L23, G1.
+// Checklist: L18, L19, L20, L23, G1.
 TEST_F(StartTest, TheServerIsAProcessOfItsOwn) {
   bench_.MakeBundle("a");
   ExpectStarted(bench_.Start("a"), "a");
@@ -175,6 +177,7 @@ TEST_F(StartTest, TheServerIsAProcessOfItsOwn) {
   ExpectEnded({"a"});
 }
 
+// Checklist: L8.
 TEST_F(StartTest, TheServerHoldsNoOtherDescriptorsOfItsParents) {
   bench_.MakeBundle("a");
   int leaked = open("/dev/zero", O_RDONLY);  // NOLINT: not close-on-exec on purpose
@@ -187,6 +190,7 @@ TEST_F(StartTest, TheServerHoldsNoOtherDescriptorsOfItsParents) {
   ExpectEnded({"a"});
 }
 
+// Checklist: B3.
 TEST_F(StartTest, DebugAddsAFlagAndASecondSocket) {
   bench_.MakeBundle("a");
   CommandBench::StartOptions start;
@@ -202,7 +206,7 @@ TEST_F(StartTest, DebugAddsAFlagAndASecondSocket) {
   EXPECT_NE(access(path.c_str(), F_OK), 0);
 }
 
-// L13, L16, L21.
+// Checklist: L13, L16, L21.
 TEST_F(StartTest, AGroupSharesOneServer) {
   const char* cri = R"({"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}})";
   const char* both =
@@ -220,7 +224,7 @@ TEST_F(StartTest, AGroupSharesOneServer) {
   ExpectEnded({"pod"});
 }
 
-// L17.
+// Checklist: L17.
 TEST_F(StartTest, AMissingOrBrokenConfigurationGroupsNothing) {
   bench_.MakeBundle("a", "");
   bench_.MakeBundle("b", "{\"annotations\": [");
@@ -230,7 +234,7 @@ TEST_F(StartTest, AMissingOrBrokenConfigurationGroupsNothing) {
   ExpectEnded({"a", "b"});
 }
 
-// L14.
+// Checklist: L14.
 TEST_F(StartTest, ReplacesTheSocketOfAKilledServer) {
   bench_.MakeBundle("a");
   ExpectStarted(bench_.Start("a"), "a");
@@ -243,7 +247,7 @@ TEST_F(StartTest, ReplacesTheSocketOfAKilledServer) {
   ExpectEnded({"a"});
 }
 
-// L15.
+// Checklist: L15.
 TEST_F(StartTest, OfManyAtOnceOneStartsAServer) {
   constexpr int kStarts = 6;
   const char* config = R"({"annotations":{"io.containerd.runc.v2.group":"g"}})";
@@ -266,7 +270,7 @@ TEST_F(StartTest, OfManyAtOnceOneStartsAServer) {
   unlink(bench_.Socket("g").c_str());
 }
 
-// L26.
+// Checklist: L26.
 TEST_F(StartTest, AKilledStartLeavesWhatTheNextOneCanUse) {
   bench_.MakeBundle("a");
   for (int i = 0; i < 20; ++i) {
@@ -292,7 +296,7 @@ TEST_F(StartTest, AKilledStartLeavesWhatTheNextOneCanUse) {
   }
 }
 
-// L22.
+// Checklist: L22.
 TEST_F(StartTest, TheServerRunsInTheCgroupThatOptionsName) {
   std::string name = "/" + bench_.name();
   std::string root =
@@ -308,7 +312,30 @@ TEST_F(StartTest, TheServerRunsInTheCgroupThatOptionsName) {
   EXPECT_TRUE(test::Eventually([&] { return rmdir((root + name).c_str()) == 0; }));
 }
 
-// L25.
+// Checklist: L24.
+TEST_F(StartTest, TheServerHasACoreCookieOfItsOwnIfAskedTo) {
+  bench_.MakeBundle("a");
+  CommandBench::StartOptions start;
+  start.env = {"SCHED_CORE=1"};
+  auto cookie = [](pid_t pid, unsigned long* value) {
+    return prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, pid, 0, value) == 0;
+  };
+  unsigned long own = 0;
+  if (!cookie(0, &own)) {
+    HelperResult result = bench_.Start("a", start);
+    EXPECT_EQ(result.exit_code, 1) << "this kernel cannot";
+    EXPECT_THAT(result.out, HasSubstr("enable sched core support"));
+    return;
+  }
+  ExpectStarted(bench_.Start("a", start), "a");
+  unsigned long servers = 0;
+  EXPECT_TRUE(cookie(OnlyServer(), &servers));
+  EXPECT_NE(servers, 0u);
+  EXPECT_NE(servers, own);
+  ExpectEnded({"a"});
+}
+
+// Checklist: L25.
 TEST_F(StartTest, AFailedStartLeavesNothing) {
   bench_.MakeBundle("a");
   CommandBench::StartOptions start;
@@ -347,7 +374,7 @@ TEST_F(StartTest, LeavesOptionsThatItDoesNotUnderstandToCreate) {
   ExpectEnded({"a"});
 }
 
-// G2, G3.
+// Checklist: G2, G3, S4.
 TEST_F(StartTest, SignalsEndTheServerOrAskForItsState) {
   bench_.MakeBundle("a");
   for (int signal : {SIGTERM, SIGINT}) {
@@ -366,6 +393,7 @@ TEST_F(StartTest, SignalsEndTheServerOrAskForItsState) {
   }
 }
 
+// Checklist: G4.
 TEST_F(StartTest, TheServerOutlivesItsBundle) {
   bench_.MakeBundle("a");
   ExpectStarted(bench_.Start("a"), "a");

@@ -35,6 +35,7 @@ class BadInput : public ShimTest {
   }
 };
 
+// Checklist: S2.
 TEST_F(BadInput, UnknownIdsAreNotFoundEverywhereButInConnectAndShutdown) {
   Container& c = New("a");
   EXPECT_THAT(c.State(), IsError(kNotFound, "container not created"));
@@ -117,6 +118,7 @@ TEST_F(BadInput, ABrokenConfigIsTheRuntimesErrorAndLeavesNothing) {
   }
 }
 
+// Checklist: C7.
 TEST_F(BadInput, AMissingRuntimeBinaryIsNamedInQuotes) {
   settings_.runtime = "no-runc";
   Container& c = New("a");
@@ -134,6 +136,7 @@ TEST_F(BadInput, WhatIsMissingForAProcessIsNotTakenForAMissingContainer) {
   ExpectStillServing(c);
 }
 
+// Checklist: C1.
 TEST_F(BadInput, OptionsOfAWrongTypeAreInvalid) {
   Container& c = New("a");
   auto request = c.CreateRequest();
@@ -156,6 +159,7 @@ TEST_F(BadInput, BothFormsOfATypeUrlAreTaken) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: E5.
 TEST_F(BadInput, AnExecWithoutAProcessIsInvalid) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -171,6 +175,7 @@ TEST_F(BadInput, AnExecWithoutAProcessIsInvalid) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: T6.
 TEST_F(BadInput, UnknownServicesAndMethodsAreUnimplemented) {
   Container& c = New("a");
   EXPECT_THAT(c.CallBytes("no.such.Service", "State", ""),
@@ -180,6 +185,7 @@ TEST_F(BadInput, UnknownServicesAndMethodsAreUnimplemented) {
   ExpectStillServing(c);
 }
 
+// Checklist: S1.
 TEST_F(BadInput, BothVersionsOfTheTaskServiceAreThere) {
   Container& c = New("a");
   for (const char* version : {"v2", "v3"}) {
@@ -200,6 +206,7 @@ TEST_F(BadInput, AMessageThatCannotBeParsedIsAnError) {
   ExpectStillServing(c);
 }
 
+// Checklist: T3.
 TEST_F(BadInput, AMessageOverTheLimitIsRefusedAndTheConnectionGoesOn) {
   Container& c = New("a");
   UniqueFd raw = RawConnection(c);
@@ -228,6 +235,7 @@ TEST_F(BadInput, TruncatedFramesAndGarbageEndTheirConnectionAlone) {
   ExpectStillServing(c);
 }
 
+// Checklist: C3.
 TEST_F(BadInput, MountsThatCannotBeDoneAreUndone) {
   Container& c = New("a");
   auto request = c.CreateRequest();

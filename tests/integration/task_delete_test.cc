@@ -39,6 +39,7 @@ class Delete : public ShimTest {
   std::unique_ptr<FifoWriter> opener_;
 };
 
+// Checklist: K9.
 TEST_F(Delete, TwiceIsNotFoundTheSecondTime) {
   Container& c = New("a", Shell("exit 0"));
   ASSERT_THAT(c.Run(), IsOk());
@@ -86,6 +87,7 @@ TEST_F(Delete, GoesOnWhenTheCallerIsGoneAndCanBeRetried) {
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
+// Checklist: K8.
 TEST_F(Delete, FailureOfTheRuntimeIsToldAndCanBeRetried) {
   TestDirectory flag;
   settings_.runtime = WriteRuntime(
@@ -132,6 +134,7 @@ TEST_F(Delete, AContainerWhoseBundleIsGoneCanStillBeKilled) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: C14.
 TEST_F(Delete, EverythingElseAnswersWhileACreateHangs) {
   HangIn("create");
   ContainerOptions options = Shell("exit 0");
@@ -155,6 +158,7 @@ TEST_F(Delete, EverythingElseAnswersWhileACreateHangs) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: T8.
 TEST_F(Delete, WaitHonoursItsDeadlineAndGoesOnForOthers) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -167,6 +171,7 @@ TEST_F(Delete, WaitHonoursItsDeadlineAndGoesOnForOthers) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: T9, X15.
 TEST_F(Delete, WaitsOfAClosedConnectionHarmNobody) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -181,6 +186,7 @@ TEST_F(Delete, WaitsOfAClosedConnectionHarmNobody) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: C13.
 TEST_F(Delete, ConcurrentCreatesOfOneIdMakeOneContainer) {
   Container& c = New("a");
   auto request = c.CreateRequest();
@@ -194,6 +200,7 @@ TEST_F(Delete, ConcurrentCreatesOfOneIdMakeOneContainer) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: E2.
 TEST_F(Delete, ConcurrentExecsOfOneIdMakeOneProcess) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());

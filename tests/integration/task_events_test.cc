@@ -16,6 +16,7 @@ using ::testing::SizeIs;
 
 class Events : public ShimTest {};
 
+// Checklist: P1.
 TEST_F(Events, CarryTypeNamespaceAndTimeOfWhatHappened) {
   absl::Time begin = absl::Now();
   Container& c = New("a");
@@ -86,6 +87,7 @@ TEST_F(Events, ArriveOneAfterTheOtherWhenContainerdIsSlow) {
   EXPECT_EQ(ctrd().events().Summaries(), expected);
 }
 
+// Checklist: O9.
 TEST_F(Events, WaitInOrderWhileContainerdIsAwayAndNothingElseDoes) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -143,6 +145,7 @@ TEST_F(Events, OneThatIsUnavailableIsSentAgain) {
                                                        "/tasks/exit a 0", "/tasks/delete a 0"));
 }
 
+// Checklist: P6.
 TEST_F(Events, AreAllSentBeforeAShutDownShimEnds) {
   ctrd().events().SetDelay(std::chrono::milliseconds(200));
   Container& c = New("a", Shell("exit 0"));
@@ -152,6 +155,7 @@ TEST_F(Events, AreAllSentBeforeAShutDownShimEnds) {
   EXPECT_TRUE(ctrd().WaitForDelete("a"));
 }
 
+// Checklist: G5.
 TEST_F(Events, AShimEndsEvenIfContainerdNeverComesBack) {
   ctrd().events().Stop();
   Container& c = New("a", Shell("exit 0"));

@@ -25,6 +25,7 @@ class Exec : public RuntimeTest {
 };
 INSTANTIATE_TEST_SUITE_P(Runtimes, Exec, kRuntimes, RuntimeName);
 
+// Checklist: E1, I3.
 TEST_P(Exec, RunsBesideTheInitAndIsReported) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -49,6 +50,7 @@ TEST_P(Exec, RunsBesideTheInitAndIsReported) {
   EXPECT_EQ(ctrd().events().FindExit("a", "x")->pid, *pid);
 }
 
+// Checklist: R2.
 TEST_P(Exec, PidsNamesTheProcessOfAnExec) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -71,6 +73,7 @@ TEST_P(Exec, PidsNamesTheProcessOfAnExec) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: X8.
 TEST_P(Exec, ExitStatusIsTheExitCodeOr128PlusTheSignal) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -88,6 +91,7 @@ TEST_P(Exec, ExitStatusIsTheExitCodeOr128PlusTheSignal) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: E3.
 TEST_P(Exec, TheRequestsTerminalFlagDecidesNotTheSpecs) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -102,6 +106,7 @@ TEST_P(Exec, TheRequestsTerminalFlagDecidesNotTheSpecs) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: X6.
 TEST_P(Exec, AMissingProgramIsAnErrorOfTheStartAndTheContainerGoesOn) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -116,6 +121,7 @@ TEST_P(Exec, AMissingProgramIsAnErrorOfTheStartAndTheContainerGoesOn) {
   EXPECT_EQ(ctrd().events().FindExit("a", "x"), nullptr);
 }
 
+// Checklist: E4.
 TEST_P(Exec, TakesArgumentsThatFillACommandLine) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -174,6 +180,7 @@ TEST_P(Exec, KeepsTheOrderOfEventsOfManyThatEndAtOnce) {
   }
 }
 
+// Checklist: X4.
 TEST_P(Exec, ExitsAreToldBeforeTheInits) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -197,6 +204,7 @@ TEST_P(Exec, ExitsAreToldBeforeTheInits) {
 }
 
 // The background child holds the stream, so that only Delete can end it.
+// Checklist: K5.
 TEST_P(Exec, DeleteEndsTheStreamsThatABackgroundChildHolds) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());

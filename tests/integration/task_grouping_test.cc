@@ -34,6 +34,7 @@ INSTANTIATE_TEST_SUITE_P(Daemons, Grouping,
                          ::testing::Values(Daemon::k1_6, Daemon::k1_7, Daemon::k2_1, Daemon::k2_3),
                          DaemonName);
 
+// Checklist: S5.
 TEST_P(Grouping, ByAnnotationIsOneShimWithAConnectionForEachContainer) {
   for (const char* annotation : {"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}) {
     ContainerOptions options = Grouped({}, annotation, std::string("pod-") + annotation);

@@ -34,6 +34,7 @@ TEST_P(Kill, SendsTheSignalThatWasAskedFor) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: K1.
 TEST_P(Kill, OfAnExecReachesThatProcessAlone) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -60,6 +61,7 @@ TEST_P(Kill, AllReachesEveryProcessOfTheContainer) {
 }
 
 // Nothing but the shim ends the other processes when the container shares the host's pid namespace.
+// Checklist: X7.
 TEST_P(Kill, TheInitsEndTakesTheOthersAlongInASharedPidNamespace) {
   ContainerOptions options = Shell("sleep 1000 & echo started; sleep 1000 & exit 0");
   options.spec.patch = kSharedPids;
@@ -88,6 +90,7 @@ TEST_P(Kill, ExecsOfASharedPidNamespaceEndBeforeTheInit) {
 }
 
 // A double fork in the host's pid namespace makes the shim the parent of what is left.
+// Checklist: X9.
 TEST_P(Kill, OrphansAreReaped) {
   ContainerOptions options = Shell("(sleep 0.1 & exec true); echo forked; sleep 1000");
   options.spec.patch = kSharedPids;
@@ -107,6 +110,7 @@ TEST_P(Kill, OrphansAreReaped) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: K6.
 TEST_P(Kill, AndDeleteOfWhatTheRuntimeHasDeletedAlready) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());

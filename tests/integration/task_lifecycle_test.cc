@@ -18,6 +18,7 @@ absl::Time At(const google::protobuf::Timestamp& t) {
   return absl::FromUnixSeconds(t.seconds()) + absl::Nanoseconds(t.nanos());
 }
 
+// Checklist: X1, X14, M10.
 TEST_P(Lifecycle, RunsAContainerToItsEnd) {
   Container& c = New("a", Shell("echo out; echo err >&2; exit 7"));
   auto pid = c.Create();
@@ -68,6 +69,7 @@ TEST_P(Lifecycle, RunsAContainerToItsEnd) {
   EXPECT_THAT(c.RemoveBundle(), IsOk());
 }
 
+// Checklist: C11.
 TEST_P(Lifecycle, TellsWhichProcessIsIts) {
   Container& c = New("a");
   auto before = c.ConnectTask();
@@ -97,6 +99,7 @@ TEST_P(Lifecycle, EndsWith128PlusTheSignalWhenKilled) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: X13.
 TEST_P(Lifecycle, AnswersEveryWaiterBeforeTheStartAndAfterTheEnd) {
   Container& c = New("a", Shell("exit 3"));
   ASSERT_THAT(c.Create(), IsOk());
@@ -114,6 +117,7 @@ TEST_P(Lifecycle, AnswersEveryWaiterBeforeTheStartAndAfterTheEnd) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: X12.
 TEST_P(Lifecycle, DeletesAContainerThatWasNeverStarted) {
   Container& c = New("a");
   ASSERT_THAT(c.Create(), IsOk());
@@ -126,6 +130,7 @@ TEST_P(Lifecycle, DeletesAContainerThatWasNeverStarted) {
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
+// Checklist: X12.
 TEST_P(Lifecycle, KillsAContainerThatWasNeverStarted) {
   Container& c = New("a");
   ASSERT_THAT(c.Create(), IsOk());
@@ -135,6 +140,7 @@ TEST_P(Lifecycle, KillsAContainerThatWasNeverStarted) {
               ElementsAre("/tasks/create a", "/tasks/exit a 137", "/tasks/delete a 137"));
 }
 
+// Checklist: X3.
 TEST_P(Lifecycle, KeepsTheOrderOfEventsOfContainersThatExitAtOnce) {
   ContainerOptions options = Shell("exit 0");
   options.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
@@ -152,6 +158,7 @@ TEST_P(Lifecycle, KeepsTheOrderOfEventsOfContainersThatExitAtOnce) {
   }
 }
 
+// Checklist: C16.
 TEST_P(Lifecycle, UsesTheRootOfTheSpecWhenTheRequestMountsNothing) {
   ContainerOptions options = Shell("ls /bin/busybox");
   options.mount_rootfs = false;
@@ -176,6 +183,7 @@ TEST_P(Lifecycle, TellsWhyTheRuntimeCouldNotCreateAndLeavesNothing) {
   EXPECT_THAT(ctrd().events().Summaries(), IsEmpty());
 }
 
+// Checklist: C18.
 TEST_P(Lifecycle, CreatesAgainAfterAFailure) {
   settings_.env.push_back("LANG=C");
   Container& c = New("a");
@@ -186,6 +194,7 @@ TEST_P(Lifecycle, CreatesAgainAfterAFailure) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: D3.
 TEST_P(Lifecycle, DeleteCommandRemovesWhatAKilledShimLeft) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());

@@ -19,6 +19,7 @@ class States : public RuntimeTest {
 };
 INSTANTIATE_TEST_SUITE_P(Runtimes, States, kRuntimes, RuntimeName);
 
+// Checklist: K4.
 TEST_P(States, OfAnInit) {
   Container& c = New("a");
   ASSERT_THAT(c.Create(), IsOk());
@@ -59,6 +60,7 @@ TEST_P(States, OfAnInit) {
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
+// Checklist: K3.
 TEST_P(States, OfAnExec) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -104,6 +106,7 @@ TEST_P(States, OfAnExec) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: K10.
 TEST_P(States, OfAnExecThatIsNeverStarted) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -118,6 +121,7 @@ TEST_P(States, OfAnExecThatIsNeverStarted) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// Checklist: X5.
 TEST_P(States, AnExecIsNotStartedOnceTheInitHasEnded) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
@@ -129,6 +133,7 @@ TEST_P(States, AnExecIsNotStartedOnceTheInitHasEnded) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: S3.
 TEST_P(States, ShutdownDoesNothingWhileAContainerIsThere) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());

@@ -50,6 +50,7 @@ TEST_F(Stdio, PassesStdinThroughUnchangedAndEndsItOnCloseIO) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: R9.
 TEST_F(Stdio, WhatWasWrittenBeforeCloseIOIsDelivered) {
   Container& c = New("a", WithStdin(Shell("sleep 0.5; wc -c")));
   ASSERT_THAT(c.Run(), IsOk());
@@ -63,6 +64,7 @@ TEST_F(Stdio, WhatWasWrittenBeforeCloseIOIsDelivered) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: I4.
 TEST_F(Stdio, CarriesLargeOutputAndALastLineWithoutNewline) {
   Container& c = New("a", Shell("seq 1 200000; printf end; seq 1 50000 >&2; printf END >&2"));
   ASSERT_THAT(c.Run(), IsOk());
@@ -77,6 +79,7 @@ TEST_F(Stdio, CarriesLargeOutputAndALastLineWithoutNewline) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: I2.
 TEST_F(Stdio, NothingIsLostWhenTheClientDiesAndAnotherComes) {
   Container& c = New("a", Shell("seq 1 100000; echo done"));
   ASSERT_THAT(c.Create(), IsOk());
@@ -123,6 +126,7 @@ TEST_F(Stdio, ASlowClientHoldsTheContainerBackAndLosesNothing) {
   EXPECT_THAT(c.Remove(), IsOk());
 }
 
+// Checklist: I5.
 TEST_F(Stdio, WorksWithoutAnyStream) {
   ContainerOptions options = Shell("cat; exit 4");
   options.out = options.err = false;

@@ -56,6 +56,7 @@ TEST(StartInput, NothingMeansNoOptions) {
   EXPECT_EQ(input.ttrpc_address, "");
 }
 
+// Checklist: L5.
 TEST(StartInput, AnAnyIsTheOptions) {
   StartInput input = Parsed(SomeOptions().SerializeAsString());
   EXPECT_FALSE(input.bootstrap);
@@ -71,6 +72,7 @@ TEST(StartInput, TheDebugFlagCountsInBothModes) {
 }
 
 // Contract L6.
+// Checklist: L6.
 TEST(StartInput, BootstrapParamsBringTheRest) {
   api::BootstrapParams params = SomeParams();
   params.set_socket_dir("/dir");
@@ -107,6 +109,7 @@ TEST(StartInput, LogLevelsUpToDebugSetDebug) {
   }
 }
 
+// Checklist: L6.
 TEST(StartInput, ParamsForSomethingElseAreTakenForAnAny) {
   api::BootstrapParams params = SomeParams();
   params.set_instance_id("other");
@@ -172,6 +175,7 @@ TEST(Answer, FollowsTheBuildOfRealDaemons) {
   }
 }
 
+// Checklist: L7.
 TEST(Answer, HasTheBytesThatEachDaemonParses) {
   EXPECT_EQ(FormatAnswer({Encoding::kPlain, 2}, "/s/x"), "unix:///s/x");
   std::string json = FormatAnswer({Encoding::kJson, 3}, "/s/x");

@@ -82,6 +82,7 @@ TEST_F(MetricsV2, ReadsProcessesAndCpu) {
   EXPECT_EQ(metrics.cpu().psi().full().total(), 45u);
 }
 
+// Checklist: R4.
 TEST_F(MetricsV2, ReadsMemoryAndItsEvents) {
   Add("c/memory.stat",
       "anon 1\nfile 2\ninactive_file 13\nworkingset_refault 20\nthp_collapse_alloc 31\n");

@@ -31,6 +31,7 @@ constexpr char kUnifiedMounts[] =
     "23 1 0:20 / / rw,relatime - ext4 /dev/vda rw\n"
     "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
+// Checklist: O1.
 TEST(ParseCgroup, TakesEveryMountedControllerOfAHybridHost) {
   auto cgroup = ParseCgroup(false,
                             "9:name=systemd:/\n8:pids:/a\n4:memory:/kubepods/pod:1/c\n"
@@ -46,6 +47,7 @@ TEST(ParseCgroup, TakesEveryMountedControllerOfAHybridHost) {
                                    Pair("cpuacct", "/sys/fs/cgroup/cpu,cpuacct/b")));
 }
 
+// Checklist: O1.
 TEST(ParseCgroup, TakesTheOnePathOfAUnifiedHost) {
   auto cgroup =
       ParseCgroup(true, "1:name=systemd:/x\n0::/kubepods.slice/c.scope\n", kUnifiedMounts);
@@ -104,6 +106,7 @@ TEST(FindCgroup, FindsThatOfThisProcess) {
   EXPECT_THAT(*pids, ::testing::Contains(getpid()));
 }
 
+// Checklist: C11.
 TEST(FindCgroup, IsNotFoundOnceTheProcessHasEnded) {
   pid_t pid = fork();
   if (pid == 0) _exit(0);
@@ -176,6 +179,7 @@ TEST_F(CgroupPidsTest, IsNotFoundWithoutACgroup) {
 
 using EnableControllersTest = FakeTreeTest;
 
+// Checklist: C12.
 TEST_F(EnableControllersTest, WritesWhatIsMissingInEveryAncestor) {
   Add("cgroup.controllers", "cpu io memory pids\n");
   Add("cgroup.subtree_control", "cpu io memory pids\n");

@@ -226,5 +226,39 @@ TEST(Documents, TheRuntimeClassNamesAHandlerOfTheExamplesForContainerd) {
   }
 }
 
+// Ids of the checklist ("R12") in `text`, from each `begin` to the end of its line.
+std::set<std::string> ChecklistIds(const std::string& text, absl::string_view begin) {
+  std::set<std::string> ids;
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    line = absl::StripLeadingAsciiWhitespace(line);
+    if (!absl::ConsumePrefix(&line, begin)) continue;
+    line = line.substr(0, line.find(" |"));
+    for (absl::string_view word : absl::StrSplit(line, absl::ByAnyChar(" ,.`"), absl::SkipEmpty()))
+      ids.emplace(word);
+  }
+  return ids;
+}
+
+TEST(Documents, EveryRowOfTheCompatibilityTableHasATestOrAReason) {
+  std::set<std::string> tested;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(Source("tests")))
+    if (entry.path().extension() == ".cc" || entry.path().extension() == ".h")
+      tested.merge(ChecklistIds(Read(entry.path()), "// Checklist: "));
+  const std::string page = Read(Source("docs/compatibility.md"));
+  const size_t table = page.find("\n## Feature by feature\n");
+  const size_t untested = page.find("\n### Without a test of its own\n");
+  ASSERT_NE(table, page.npos);
+  ASSERT_NE(untested, page.npos);
+  std::set<std::string> excused = ChecklistIds(page.substr(untested), "| `");
+  std::set<std::string> rows = ChecklistIds(page.substr(table), "| `");
+  EXPECT_GT(rows.size(), 100u);
+  for (const std::string& id : rows)
+    EXPECT_NE(tested.contains(id), excused.contains(id))
+        << id << ": either a test says \"// Checklist: " << id
+        << "\", or there is a reason why not";
+  for (const std::string& id : tested)
+    EXPECT_TRUE(rows.contains(id)) << id << " is named by a test and has no row";
+}
+
 }  // namespace
 }  // namespace feather

@@ -32,6 +32,7 @@ std::string Refused(const std::string& line) {
 }
 
 // Contract L1 and L2: what each version of containerd writes, literally.
+// Checklist: L2.
 TEST(Flags, ReadsTheStartCommandOfEveryContainerd) {
   for (const char* tail :
        {"start", "-bundle /b start", "-debug start", "-bundle /b -debug start"}) {
@@ -68,6 +69,7 @@ TEST(Flags, ReadsTheServersCommand) {
   EXPECT_EQ(flags.debug_socket, "/d");
 }
 
+// Checklist: L1.
 TEST(Flags, TakesOneDashOrTwoAndAnEqualsSign) {
   Flags flags = Parsed("--namespace=a=b --id= -debug=false -v=T --info=1 start -id x");
   EXPECT_EQ(flags.name_space, "a=b");

@@ -62,6 +62,7 @@ mode_t ModeOf(const std::string& path) {
 }
 
 // Contract L9 and L12.
+// Checklist: L12.
 TEST_F(ListenerTest, ListensInADirectoryOfItsOwn) {
   mode_t before = umask(0);
   UniqueFd fd = MustListen();
@@ -142,6 +143,7 @@ TEST_F(ListenerTest, ListensAnewWhoeverIsThere) {
   EXPECT_TRUE(Connect(path_).valid());
 }
 
+// Checklist: L10.
 TEST_F(ListenerTest, TakesAPathAsLongAsTheKernelDoesAndNoLonger) {
   std::string directory = directory_ + "/";
   path_ = directory + std::string(107 - directory.size(), 'x');

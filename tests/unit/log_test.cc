@@ -47,6 +47,7 @@ class LogTest : public testing::Test {
   UniqueFd reader_;
 };
 
+// Checklist: B1.
 TEST_F(LogTest, WritesLogrusText) {
   LogInfo("task started", {{"pid", "12"}, {"id", "a-b.c_d/e@f^g+h"}, {"error", "no such: \"x\""}});
   EXPECT_THAT(
@@ -97,6 +98,7 @@ TEST_F(LogTest, CutsALineThatAPipeCouldTear) {
   EXPECT_THAT(line, EndsWith("\\n...\"\n"));
 }
 
+// Checklist: B2.
 TEST_F(LogTest, DropsAndCountsWhenTheSinkIsFullAndTellsLater) {
   uint64_t before = DroppedLogLines();
   std::string filler(PIPE_BUF, 'x');

@@ -18,6 +18,7 @@ MountOptions Parsed(const std::vector<std::string>& options) {
   return parsed.value_or(MountOptions{});
 }
 
+// Checklist: M1.
 TEST(MountOptions, EveryWordOfTheTableSetsItsFlag) {
   const std::pair<const char*, unsigned long> table[] = {{"bind", MS_BIND},
                                                          {"rbind", MS_BIND | MS_REC},
@@ -86,6 +87,7 @@ TEST(MountOptions, IdMapsCountOnlyTogether) {
   EXPECT_THAT(options.data, IsEmpty());
 }
 
+// Checklist: M8.
 TEST(MountOptions, RejectsWhatTheMountManagerShouldHaveTaken) {
   auto options = ParseMountOptions({"ro", "X-containerd.mkfs.fs=ext4"});
   EXPECT_EQ(options.status().message(),
@@ -122,6 +124,7 @@ std::vector<std::string> ManyLayers(int count) {
   return layers;
 }
 
+// Checklist: M3.
 TEST(Lowerdirs, BecomeRelativeOnlyWhenThePageWouldOverflow) {
   MountOptions options;
   options.data = {"index=off", "lowerdir=" + absl::StrJoin(ManyLayers(3), ":")};

@@ -32,6 +32,7 @@ class OomAccount : public testing::Test {
 using Reports = std::vector<uint64_t>;
 constexpr auto kLater = Account::kGroupWindow + std::chrono::milliseconds(1);
 
+// Checklist: O3.
 TEST_F(OomAccount, ReportsEachIncreaseOnceAndNoOtherReading) {
   Observe(0, 0);
   Observe(1, 0);

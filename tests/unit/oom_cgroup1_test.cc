@@ -68,6 +68,7 @@ class OomCgroup1 : public testing::Test {
   std::vector<uint64_t> kills_;
 };
 
+// Checklist: O8.
 TEST_F(OomCgroup1, TellsAKillOfAChildOnceWhileItsInitLives) {
   Member init(*cgroup_, [] { pause(); });
   init.Go();
@@ -178,6 +179,7 @@ TEST_F(OomCgroup1, CountsCgroupsBelowAndKeepsTheCountWhenTheyAreRemoved) {
   EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2}));
 }
 
+// Checklist: R6.
 TEST_F(OomCgroup1, KeepsTheCountersAfterItsEndAndHoldsNoDescriptor) {
   const auto before = OpenDescriptors();
   auto watch = StartWatch();
@@ -192,6 +194,7 @@ TEST_F(OomCgroup1, KeepsTheCountersAfterItsEndAndHoldsNoDescriptor) {
   EXPECT_EQ(kills_.size(), 1u);
 }
 
+// Checklist: O7.
 TEST_F(OomCgroup1, DoesNotTellTheKillsOfAnEarlierContainerInTheSameCgroup) {
   KillOne(*cgroup_);
   auto watch = StartWatch();

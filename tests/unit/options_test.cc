@@ -61,6 +61,7 @@ TEST(Options, AnAbsentMessageHasTheDefaults) {
   EXPECT_FALSE(options->systemd_cgroup);
 }
 
+// Checklist: C1.
 TEST(Options, DecodesEveryFieldOfRuncOptionsWithAndWithoutAUrlPrefix) {
   containerd::runc::v1::Options message;
   message.set_no_pivot_root(true);
@@ -97,6 +98,7 @@ TEST(Options, DecodesEveryFieldOfRuncOptionsWithAndWithoutAUrlPrefix) {
 }
 
 // What CRI of containerd 1.7 and 2.x makes of an options table.
+// Checklist: C1.
 TEST(Options, DecodesTomlInTheSpellingOfCri) {
   auto options = DecodeOptions(
       Toml("BinaryName = \"/usr/bin/crun\"\nCriuImagePath = \"\"\nCriuPath = \"\"\n"
@@ -185,6 +187,7 @@ TEST_F(OptionsTest, RefusesAFileThatIsMissingOrBrokenOrNoFileAndNamesIt) {
 }
 
 // The bytes that the Go shim writes.
+// Checklist: C2.
 TEST_F(OptionsTest, WritesTheBundleFilesAsTheGoShimDoes) {
   RuntimeOptions options;
   options.systemd_cgroup = true;

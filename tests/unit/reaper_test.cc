@@ -130,6 +130,7 @@ TEST_F(ReaperTest, CollectsManyExitsThatArriveAsOneSignal) {
   EXPECT_THAT(Pids(), ::testing::UnorderedElementsAreArray(pids));
 }
 
+// Checklist: X11.
 TEST_F(ReaperTest, ReapsWhatNobodyWatches) {
   std::vector<pid_t> pids;
   for (int i = 0; i < 300; ++i) pids.push_back(ForkExiting(0));
@@ -142,6 +143,7 @@ TEST_F(ReaperTest, ReapsWhatNobodyWatches) {
   }));
 }
 
+// Checklist: X2.
 TEST_F(ReaperTest, KeepsAnUnclaimedExitWhileAnExpectationLives) {
   Reaper::Expectation expectation(reaper);
   pid_t early = ForkExiting(5);
@@ -169,6 +171,7 @@ TEST_F(ReaperTest, DropsKeptExitsWhenTheLastExpectationEnds) {
   EXPECT_TRUE(RunUntil([&] { return kill(pid, 0) < 0; }));
 }
 
+// Checklist: X10.
 TEST_F(ReaperTest, DeliversAPidThatWasClaimedJustBeforeTheExpectationEnded) {
   auto expectation = std::make_unique<Reaper::Expectation>(reaper);
   pid_t pid = Fork([] { pause(); });

@@ -44,6 +44,7 @@ TEST(CleanPath, ResolvesAsGoDoes) {
 }
 
 // Contract L10; digests of the joined paths made by another implementation.
+// Checklist: L10.
 TEST(SocketPath, IsTheDigestOfAddressNamespaceAndGroup) {
   EXPECT_EQ(SocketPath(kSocketDirectory, "/run/containerd/containerd.sock", "k8s.io", "pod1"),
             "/run/containerd/s/8e264b1ad347c80aee5f3dea6e4bb53d72026989222058782273d5db043c7723");

@@ -154,6 +154,7 @@ std::vector<std::string> Descriptors(pid_t pid) {
   return result;
 }
 
+// Checklist: I17.
 TEST(Spawn, GivesExactlyTheNamedDescriptorsAndNullForTheStandardOnes) {
   // Not close-on-exec, as a library might leave one.
   UniqueFd stray(open("/dev/zero", O_RDONLY));
@@ -215,6 +216,7 @@ TEST(Spawn, ReportsADescriptorThatIsNotOpen) {
 
 void Ignore(int) {}
 
+// Checklist: I14.
 TEST(Spawn, ResetsSignalsInTheChildAndKeepsThemHere) {
   ASSERT_NE(signal(SIGPIPE, SIG_IGN), SIG_ERR);
   ASSERT_NE(signal(SIGUSR2, SIG_IGN), SIG_ERR);
@@ -256,6 +258,7 @@ pid_t SpawnByAParentThatEnds(const Command& command) {
   return value;
 }
 
+// Checklist: C10.
 TEST(Spawn, KillsTheChildWhenThisProcessEnds) {
   Pipe alive;
   Command command = Shell("exec sleep 1000");
@@ -310,6 +313,7 @@ TEST(Spawn, ReportsRunningOutOfDescriptors) {
   EXPECT_FALSE(HasChildren());
 }
 
+// Checklist: C9.
 TEST(InheritedEnvironment, LeavesOutTheNotifySocket) {
   ASSERT_EQ(setenv("NOTIFY_SOCKET", "/run/notify", 1), 0);
   ASSERT_EQ(setenv("NOTIFY_SOCKETS", "kept", 1), 0);

@@ -52,6 +52,7 @@ TEST_F(StdioFifo, CopiesBothOutputsAndEndsThemWithTheProcess) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: I15.
 TEST_F(StdioFifo, TreatsOneEmptyOutputAsNull) {
   auto stdio = Prepare(Streams("", "", Fifo("err")));
   FifoReader err(io(), Path("err"));
@@ -62,6 +63,7 @@ TEST_F(StdioFifo, TreatsOneEmptyOutputAsNull) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: C17.
 TEST_F(StdioFifo, GivesTheContainersUserItsPipes) {
   owner_.uid = 1234;
   owner_.gid = 5678;
@@ -78,6 +80,7 @@ TEST_F(StdioFifo, GivesTheContainersUserItsPipes) {
   Await(stdio->Close());
 }
 
+// Checklist: I1.
 TEST_F(StdioFifo, WaitsForAClientThatComesLate) {
   auto stdio = Prepare(Streams("", Fifo("out"), Fifo("err")));
   pid_t pid = Shell("echo out; echo err >&2", stdio->child_fds());
@@ -99,6 +102,7 @@ TEST_F(StdioFifo, WaitsForAClientThatComesLate) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: I1.
 TEST_F(StdioFifo, GivesUpAClientThatNeverComes) {
   StdioLimits limits;
   limits.open = std::chrono::milliseconds(100);
@@ -134,6 +138,7 @@ TEST_F(StdioFifo, FailsForAFifoThatDoesNotExist) {
   EXPECT_EQ(stdio.status().message(), "unknown STDIO scheme ttrpc+unix");
 }
 
+// Checklist: I16.
 TEST_F(StdioFifo, GoesOnWithAFifoThatIsRenamedOrRemoved) {
   auto stdio = Prepare(Streams(Fifo("in"), Fifo("out"), Fifo("err")));
   FifoReader out(io(), Path("out")), err(io(), Path("err"));
@@ -291,6 +296,7 @@ TEST_F(StdioFifo, AStdinClientMayGoAndComeBack) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: R9.
 TEST_F(StdioFifo, CloseStdinBeforeAttachEndsStdinAtOnce) {
   auto stdio = Prepare(Streams(Fifo("in"), "", ""));
   stdio->CloseStdin();
@@ -321,6 +327,7 @@ TEST_F(StdioFifo, AppendsToAFileGivenAsAPathThatMustExist) {
   EXPECT_THAT(Read("log"), AnyOf("before\nout\nerr\n", "before\nerr\nout\n"));
 }
 
+// Checklist: I6.
 TEST_F(StdioFifo, AFileUriMakesItsFileAndDirectories) {
   std::string uri = absl::StrCat("file://", Path("new/er/log%20file"));
   for (int i = 0; i < 2; ++i) {
@@ -368,6 +375,7 @@ TEST_F(StdioFifo, HoldsThreeDescriptorsForEachStream) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: I13.
 TEST_F(StdioFifo, CloseIsIdempotentInEveryState) {
   auto prepared = Prepare(Streams(Fifo("in"), Fifo("out"), ""));
   Await(prepared->Close());

@@ -51,6 +51,7 @@ TEST_F(StdioLogger, ReadsBothStreamsWhichTheProcessWritesInto) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: I7.
 TEST_F(StdioLogger, GetsExactlyItsArgumentsAndEnvironment) {
   owner_.id = "the id";
   Logger(
@@ -93,6 +94,7 @@ TEST_F(StdioLogger, IsWaitedForUntilItIsReady) {
   Await(stdio->Close());
 }
 
+// Checklist: I8.
 TEST_F(StdioLogger, OfTheSecondVersionMustCallReady) {
   Logger("exit 0\n");
   auto failed = TryPrepare(To("binary-v2"));
@@ -125,6 +127,7 @@ TEST_F(StdioLogger, IsTerminatedByClose) {
   Await(stdio->Close());
 }
 
+// Checklist: I7.
 TEST_F(StdioLogger, IsKilledWhenItIgnoresSigterm) {
   Logger("trap '' TERM\necho $$ > pid\nexec 5>&-\nwhile :; do /bin/sleep 0.01; done\n");
   StdioLimits limits;

@@ -84,6 +84,7 @@ class StdioTerminal : public StdioTest {
   std::string slave_path_;
 };
 
+// Checklist: I10.
 TEST_F(StdioTerminal, ListensInADirectoryOfItsOwnAndRemovesIt) {
   auto stdio = Prepare(Terminal("", Fifo("out")));
   std::string path = stdio->console_socket();
@@ -131,6 +132,7 @@ TEST_F(StdioTerminal, SurvivesThatNobodyHasTheTerminalOpenAndDoesNotSpin) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: I11.
 TEST_F(StdioTerminal, CopiesALargeOutputWholly) {
   auto stdio = Prepare(Terminal("", Fifo("out")));
   FifoReader out(io(), Path("out"));
@@ -162,6 +164,7 @@ TEST_F(StdioTerminal, ASlowClientLosesNothingOfTheLastOutput) {
   EXPECT_TRUE(Delete(*stdio));
 }
 
+// Checklist: I12.
 TEST_F(StdioTerminal, ABackgroundChildDoesNotKeepTheClientAfterTheExit) {
   auto stdio = Prepare(Terminal("", Fifo("out")));
   FifoReader out(io(), Path("out"));
@@ -222,6 +225,7 @@ TEST_F(StdioTerminal, AStdinThatNobodyReadsIsLeftAtTheExit) {
   EXPECT_EQ(WaitFor(client), 128u + SIGPIPE);
 }
 
+// Checklist: R10.
 TEST_F(StdioTerminal, Resizes) {
   auto stdio = Prepare(Terminal("", Fifo("out")));
   FifoReader out(io(), Path("out"));
@@ -306,6 +310,7 @@ TEST_F(StdioTerminal, FailsForAFileUri) {
   EXPECT_FALSE(TryPrepare(Terminal("", absl::StrCat("file://", Path("log")))).ok());
 }
 
+// Checklist: I9.
 TEST_F(StdioTerminal, WritesIntoALoggerThatEndsByEofUnsignalled) {
   WriteScript("logger", absl::StrCat("#!/bin/sh\ncd ", directory_,
                                      "\ntrap 'echo TERM > term' TERM\nexec 5>&-\n"

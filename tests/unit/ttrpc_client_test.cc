@@ -105,6 +105,7 @@ TEST_F(TtrpcClient, AcceptsAnEmptyFrameAndAStatusOfZeroAsSuccess) {
   EXPECT_EQ(***two, "x");
 }
 
+// Checklist: T13.
 TEST_F(TtrpcClient, ReturnsThePeersStatus) {
   auto call = Start("");
   ::ttrpc::Response response;

@@ -20,6 +20,7 @@ TEST(TtrpcFrame, TheHeaderIsTenBytesBigEndian) {
   EXPECT_EQ(header.flags, 5);
 }
 
+// Checklist: T1.
 TEST(TtrpcFrame, DecodesTheSameFramesHoweverTheBytesAreCut) {
   std::string bytes = EncodeFrame(1, kRequest, 0, "hello") + EncodeFrame(3, kData, 4, "") +
                       EncodeFrame(5, 77, 0xff, std::string(3000, 'x'));

@@ -92,6 +92,7 @@ class TtrpcServer : public test::TtrpcFixture {
   int gone = 0;
 };
 
+// Checklist: T1.
 TEST_F(TtrpcServer, AnswersAUnaryRequestWrittenByteByByte) {
   Serve();
   RawPeer peer = Peer();
@@ -117,6 +118,7 @@ TEST_F(TtrpcServer, AnEmptyResponseIsAnEmptyFrame) {
   EXPECT_EQ(frame->payload, "");
 }
 
+// Checklist: T2.
 TEST_F(TtrpcServer, AnswersPipelinedRequestsInOrderOfCompletion) {
   Serve();
   RawPeer peer = Peer();
@@ -143,6 +145,7 @@ TEST_F(TtrpcServer, AThousandWaitingRequestsHoldUpNobody) {
   EXPECT_EQ(server->connections(), 1u);
 }
 
+// Checklist: T10.
 TEST_F(TtrpcServer, ServesManyConnections) {
   Serve();
   std::vector<RawPeer> peers;
@@ -176,6 +179,7 @@ TEST_F(TtrpcServer, TakesAndAnswersALongMessageWithinTheLimit) {
   EXPECT_EQ(peer.ReadResponse(1).payload(), payload);
 }
 
+// Checklist: T3.
 TEST_F(TtrpcServer, AnswersResourceExhaustedForAResponseAboveTheLimit) {
   Serve();
   RawPeer peer = Peer();
@@ -184,6 +188,7 @@ TEST_F(TtrpcServer, AnswersResourceExhaustedForAResponseAboveTheLimit) {
   ExpectServes(peer, 3);
 }
 
+// Checklist: T4.
 TEST_F(TtrpcServer, RejectsEvenStreamIds) {
   Serve();
   RawPeer peer = Peer();
@@ -194,6 +199,7 @@ TEST_F(TtrpcServer, RejectsEvenStreamIds) {
   ExpectServes(peer, 1);
 }
 
+// Checklist: T4.
 TEST_F(TtrpcServer, RejectsStreamIdsThatDoNotIncrease) {
   Serve();
   RawPeer peer = Peer();
@@ -256,6 +262,7 @@ TEST_F(TtrpcServer, IgnoresFramesOfOtherTypes) {
   ExpectServes(peer, 1);
 }
 
+// Checklist: T5.
 TEST_F(TtrpcServer, IgnoresDataForAUnaryCall) {
   Serve();
   RawPeer peer = Peer();
@@ -266,6 +273,7 @@ TEST_F(TtrpcServer, IgnoresDataForAUnaryCall) {
   EXPECT_EQ(waiting, 1);
 }
 
+// Checklist: T13.
 TEST_F(TtrpcServer, SendsTheHandlersStatusAsValidUtf8) {
   Serve();
   RawPeer peer = Peer();
@@ -281,6 +289,7 @@ TEST_F(TtrpcServer, AnExceptionEndsItsRequestOnly) {
   ExpectServes(peer, 3);
 }
 
+// Checklist: T12.
 TEST_F(TtrpcServer, GivesTheHandlerMetadataAndDeadline) {
   Serve();
   RawPeer peer = Peer();
@@ -363,6 +372,7 @@ TEST_F(TtrpcServer, StopsReadingFromAPeerThatDoesNotReadItsAnswers) {
   ExpectServes(slow, id);
 }
 
+// Checklist: T7.
 TEST_F(TtrpcServer, ClosesAPeerOfAnotherUserBeforeAByteIsRead) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root to become another user";
   Serve();
@@ -390,6 +400,7 @@ TEST_F(TtrpcServer, ClosesAPeerOfAnotherUserBeforeAByteIsRead) {
   }
 }
 
+// Checklist: T11.
 TEST_F(TtrpcServer, BacksOffWhenDescriptorsRunOutAndGoesOnWhenThereAreSome) {
   Serve();
   io.poll();
