@@ -193,8 +193,8 @@ TEST_P(OracleControl, CheckpointHandsItsOptionsOn) {
         options.Clear();
         t.Add("Checkpoint", Checkpoint(c, "/images/broken", &options));
         AddRecords(t, "checkpoint", ctrd);
+        // No events: the stock shim may lose its last one in Shutdown.
         t.Add("end", c.KillAndRemove());
-        t.AddEvents();
       },
       Recorder());
 }
