@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
@@ -20,6 +22,8 @@ namespace {
 constexpr ino_t kFirstPidNamespace = 0xEFFFFFFC;
 // The longest record (CONSOLE_EXT_LOG_MAX).
 constexpr size_t kLongestRecord = 8192;
+// More are not read: a second's work at most.
+constexpr int kMostRecords = 1 << 18;
 // Severity and facility share a number; 0 is the kernel's facility, and a writer of /dev/kmsg
 // cannot have it.
 constexpr int kSeverities = 8;
@@ -37,6 +41,17 @@ uint64_t NowLessDrift() {
   const uint64_t us =
       static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1'000;
   return us - std::min(us, us / 10'000 + 2'000'000);
+}
+
+// Where kernel.dmesg_restrict is set, it takes a capability. Invalid for what is no kernel log: in
+// a container it may be a link to a terminal.
+UniqueFd Open(const std::string& path) {
+  RaisedCapabilities raised({CAP_SYSLOG});
+  UniqueFd log(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  struct stat info {};
+  const bool is_device = log && fstat(log.get(), &info) == 0 && S_ISCHR(info.st_mode);
+  if (is_device && info.st_rdev != makedev(1, 11)) log.Reset();
+  return log;
 }
 
 // The text up to `end`, which is taken off with it; all of it where there is no `end`.
@@ -71,10 +86,11 @@ void KernelLog::Add(absl::string_view record) {
 }
 
 void KernelLog::Read(const std::string& path) {
-  const UniqueFd log(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (processes_.empty()) return;
+  const UniqueFd log = Open(path);
   if (!log) return;
   std::array<char, kLongestRecord> record;
-  while (true) {
+  for (int left = kMostRecords; left > 0 && !processes_.empty(); --left) {
     const ssize_t size = read(log.get(), record.data(), record.size());
     if (size > 0) {
       Add(absl::string_view(record.data(), static_cast<size_t>(size)));

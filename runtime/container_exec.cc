@@ -21,6 +21,8 @@ namespace {
 
 // 0 if there is no such process.
 pid_t ParentOf(pid_t pid) {
+  // proc(5): hidepid hides it from others.
+  RaisedCapabilities raised({CAP_SYS_PTRACE});
   absl::StatusOr<std::string> stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
   if (!stat.ok()) return 0;
   // The program's name may contain anything; ") S <parent>" follows it.

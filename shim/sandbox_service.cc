@@ -39,16 +39,6 @@ google::protobuf::Timestamp Timestamp(absl::Time at) {
   return timestamp;
 }
 
-// Nobody is there any more who would take the answer for a fact.
-bool IsCallerGone(const rpc::CallContext& context) {
-  return context.gone->set() || (context.deadline && Clock::now() >= *context.deadline);
-}
-
-absl::Status CallerGone(const rpc::CallContext& context) {
-  return context.gone->set() ? absl::CancelledError("context canceled")
-                             : absl::DeadlineExceededError("context deadline exceeded");
-}
-
 absl::StatusOr<cri::v1::PodSandboxConfig> ParseOptions(const google::protobuf::Any& options) {
   cri::v1::PodSandboxConfig config;
   absl::string_view type = options.type_url();
@@ -77,9 +67,11 @@ PodConfig NamespacesOf(const cri::v1::PodSandboxConfig& config, const std::strin
   for (const auto& [name, value] : config.linux().sysctls()) pod.sysctls.emplace_back(name, value);
   std::sort(pod.sysctls.begin(), pod.sysctls.end());
   if (!pod.own_net()) return pod;
-  // What containerd sets by default in a pod with a network of its own.
+  // What containerd sets by default in a pod with a network of its own. Before the pod's own, which
+  // may be spelled otherwise.
   auto set = [&](const char* name, const char* value) {
-    if (!config.linux().sysctls().contains(name)) pod.sysctls.emplace_back(name, value);
+    if (!config.linux().sysctls().contains(name))
+      pod.sysctls.insert(pod.sysctls.begin(), {name, value});
   };
   set("net.ipv4.ip_unprivileged_port_start", "0");
   if (!pod.own_user) set("net.ipv4.ping_group_range", "0 2147483647");
@@ -125,6 +117,8 @@ struct SandboxService::Sandbox {
   State state = State::kCreated;
   std::shared_ptr<PodNamespaces> namespaces;
   bool has_files = false;
+  // Its namespaces and files are being given up, or a part of them could not be.
+  bool releasing = false;
   bool forgotten = false;
   absl::Time created_at;
   absl::Time exited_at;
@@ -134,7 +128,9 @@ struct SandboxService::Sandbox {
   Mutex operations;
 
   // Of /proc/<pid>/ns; 0 when there is none.
-  pid_t pid() const { return namespaces && state == State::kReady ? namespaces->pid() : 0; }
+  pid_t pid() const {
+    return namespaces && state == State::kReady && !releasing ? namespaces->pid() : 0;
+  }
   void SetStopped(uint32_t status, absl::Time at) {
     if (state == State::kStopped) return;
     state = State::kStopped;
@@ -154,7 +150,8 @@ struct SandboxService::Sandbox {
     add("ipc", "ipc", config.own_ipc);
     add("uts", "uts", config.own_uts());
     add("pid", "pid", config.own_pid);
-    if (std::string user = namespaces->user_namespace(); !user.empty()) {
+    std::string user = namespaces ? namespaces->user_namespace() : "";
+    if (!user.empty()) {
       namespaces_json.push_back({{"type", "user"}, {"path", user}});
     } else {
       add("user", "user", config.own_user);
@@ -198,7 +195,10 @@ bool SandboxService::started() const {
 }
 
 absl::Status SandboxService::PrepareBundle(const std::string& bundle) const {
-  if (!sandbox_ || sandbox_->pid() == 0) return absl::OkStatus();
+  if (!had_sandbox_) return absl::OkStatus();
+  // The namespaces that config.json names by this process would be the host's.
+  if (!sandbox_ || sandbox_->pid() == 0)
+    return absl::FailedPreconditionError("the sandbox of this shim does not run");
   return JoinPod(bundle + "/config.json", sandbox_->files, sandbox_->pid(),
                  sandbox_->namespaces->user_namespace());
 }
@@ -228,16 +228,24 @@ SandboxService::Answer<api::CreateSandboxResponse> SandboxService::Create(
   sandbox->files = FilesOf(config, sandbox->config, request.bundle_path());
   sandbox->cgroup_parent = config.linux().cgroup_parent();
   sandbox_ = std::move(sandbox);
+  had_sandbox_ = true;
   co_return api::CreateSandboxResponse();
 }
 
 Async<absl::Status> SandboxService::Release(std::shared_ptr<Sandbox> sandbox) {
-  if (std::shared_ptr<PodNamespaces> namespaces = std::exchange(sandbox->namespaces, nullptr))
-    CO_RETURN_IF_ERROR(co_await namespaces->Leave());
-  if (!sandbox->has_files) co_return absl::OkStatus();
-  CO_RETURN_IF_ERROR(co_await RemovePodFiles(reaper_, sandbox->files.bundle));
-  sandbox->has_files = false;
-  co_return absl::OkStatus();
+  sandbox->releasing = true;
+  absl::Status status;
+  if (sandbox->namespaces) {
+    status = co_await sandbox->namespaces->Leave();
+    if (status.ok()) sandbox->namespaces.reset();
+  }
+  if (sandbox->has_files) {
+    absl::Status removed = co_await RemovePodFiles(reaper_, sandbox->files.bundle);
+    sandbox->has_files = !removed.ok();
+    status.Update(removed);
+  }
+  sandbox->releasing = !status.ok();
+  co_return status;
 }
 
 Async<absl::Status> SandboxService::Enter(std::shared_ptr<Sandbox> sandbox) {
@@ -264,7 +272,11 @@ SandboxService::Answer<api::StartSandboxResponse> SandboxService::Start(
         absl::StrCat("sandbox ", sandbox->id, " has been stopped"));
   if (sandbox->state == Sandbox::State::kCreated) {
     absl::Status status = co_await Enter(sandbox);
-    if (status.ok() && IsCallerGone(context)) status = CallerGone(context);
+    // Its process 1 may have ended by now.
+    if (status.ok() && sandbox->state == Sandbox::State::kStopped)
+      status =
+          absl::FailedPreconditionError(absl::StrCat("sandbox ", sandbox->id, " has been stopped"));
+    if (status.ok() && context.IsOver()) status = context.OverError();
     if (!status.ok()) {
       if (absl::Status released = co_await Release(sandbox); !released.ok())
         LogWarning("cannot undo the start of a sandbox",
@@ -274,6 +286,9 @@ SandboxService::Answer<api::StartSandboxResponse> SandboxService::Start(
     sandbox->state = Sandbox::State::kReady;
     sandbox->created_at = absl::Now();
   }
+  if (sandbox->pid() == 0)
+    co_return absl::FailedPreconditionError(
+        absl::StrCat("sandbox ", sandbox->id, " has been stopped"));
   api::StartSandboxResponse response;
   response.set_pid(static_cast<uint32_t>(sandbox->pid()));
   *response.mutable_created_at() = Timestamp(sandbox->created_at);
@@ -306,7 +321,7 @@ SandboxService::Answer<api::WaitSandboxResponse> SandboxService::Wait(
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
   std::vector<Event*> either = {&sandbox->stopped, context.gone.get()};
   co_await WaitAny(std::move(either), context.deadline);
-  if (!sandbox->stopped.set()) co_return CallerGone(context);
+  if (!sandbox->stopped.set()) co_return context.OverError();
   api::WaitSandboxResponse response;
   response.set_exit_status(sandbox->exit_status);
   *response.mutable_exited_at() = Timestamp(sandbox->exited_at);
@@ -316,7 +331,7 @@ SandboxService::Answer<api::WaitSandboxResponse> SandboxService::Wait(
 SandboxService::Answer<api::SandboxStatusResponse> SandboxService::Status(
     rpc::CallContext, api::SandboxStatusRequest request) {
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
-  bool ready = sandbox->state == Sandbox::State::kReady;
+  bool ready = sandbox->pid() != 0;
   api::SandboxStatusResponse response;
   response.set_sandbox_id(sandbox->id);
   response.set_pid(static_cast<uint32_t>(sandbox->pid()));

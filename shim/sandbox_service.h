@@ -77,6 +77,7 @@ class SandboxService {
   Reaper& reaper_;
   std::function<void()> end_if_unused_;
   std::shared_ptr<Sandbox> sandbox_;
+  bool had_sandbox_ = false;
 };
 
 }  // namespace feather

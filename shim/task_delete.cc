@@ -36,7 +36,7 @@ TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContex
   std::vector<Event*> either = {&deletion->done, context.gone.get()};
   co_await WaitAny(std::move(either), context.deadline);
   // The deletion goes on; its answer is kept for the next Delete.
-  if (!deletion->done.set() || context.gone->set()) co_return context.OverError();
+  if (!deletion->done.set() || context.IsOver()) co_return context.OverError();
   CO_RETURN_IF_ERROR(deletion->status);
   auto known = tasks_.find(task->id());
   if (known != tasks_.end() && known->second == task) tasks_.erase(known);

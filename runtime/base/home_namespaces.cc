@@ -78,9 +78,10 @@ const std::array<int, 3>* HomeNamespaces() { return g_away ? &g_home : nullptr; 
 absl::Status ReturnHomeInChild() { return ReturnHome(); }
 
 AtHome::AtHome() {
+  if (!g_away || g_home[0] < 0) return;
   RaisedCapabilities raised({CAP_SYS_ADMIN});
   // What fails here would leave a socket that outlives its namespace: no harm to anybody's data.
-  if (g_away && g_home[0] >= 0) (void)setns(g_home[0], CLONE_NEWNET);
+  (void)setns(g_home[0], CLONE_NEWNET);
 }
 
 AtHome::~AtHome() {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/nsfs.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -103,7 +104,13 @@ absl::Status PodNamespaces::OpenGiven(const PodConfig& config) {
   if (config.own_user && !config.own_net())
     return absl::UnimplementedError("a user namespace for a pod on the host's network");
   if (!config.own_net()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(net_, OpenFile(config.netns_path, O_RDONLY));
+  {
+    // It may be that of another process.
+    RaisedCapabilities raised({CAP_SYS_PTRACE});
+    ASSIGN_OR_RETURN(net_, OpenFile(config.netns_path, O_RDONLY | O_NONBLOCK | O_NOCTTY));
+  }
+  if (ioctl(net_.get(), NS_GET_NSTYPE) != CLONE_NEWNET)
+    return absl::InvalidArgumentError(absl::StrCat(config.netns_path, " is no network namespace"));
   if (!config.own_user) return absl::OkStatus();
   user_.Reset(ioctl(net_.get(), NS_GET_USERNS));
   if (!user_)

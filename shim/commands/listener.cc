@@ -97,6 +97,7 @@ absl::Status CheckLength(const std::string& path) {
 }  // namespace
 
 bool SomebodyListens(const std::string& path) {
+  if (!CheckLength(path).ok()) return false;
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address = Address(path);
   return connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 ||
@@ -104,6 +105,7 @@ bool SomebodyListens(const std::string& path) {
 }
 
 pid_t ListenerPid(const std::string& path) {
+  if (!CheckLength(path).ok()) return 0;
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   sockaddr_un address = Address(path);
   ucred peer = {};

@@ -156,7 +156,8 @@ Async<> Server::Impl::Watch(std::shared_ptr<Impl> self, UniqueFd socket) {
   if (!error) {
     int fd = socket.Release();
     pollfd state{fd, 0, 0};
-    while (!error && poll(&state, 1, 0) == 0) {
+    // A signal may interrupt even this.
+    while (!error && poll(&state, 1, 0) <= 0) {
       auto [failed] =
           co_await descriptor.async_wait(asio::posix::stream_descriptor::wait_error, kAwait);
       error = failed;

@@ -131,7 +131,6 @@ TEST_P(OracleControl, AnswersInEveryStateAndEvents) {
         t.AddState("exec resumed: State", c.State("x"));
         t.Add("Pause again", c.Pause());
         t.Add("Kill while paused", c.Kill(SIGKILL));
-        t.Add("Resume", c.Resume());
         t.AddExit("Wait exec", c.Wait("x"));
         t.AddExit("Wait", c.Wait());
         ctrd.WaitForExit("a", "a");

@@ -36,6 +36,25 @@ TEST_F(SandboxPodTest, ItsContainersShareWhatThePodHas) {
   EXPECT_THAT(Shutdown(), IsOk());
 }
 
+// Its config.json names the namespaces by the shim's pid: they would be the host's by now.
+TEST_F(SandboxPodTest, NoContainerIsCreatedOnceItHasStopped) {
+  pid_t pid = RunPod(Config(), Network().path());
+  api::SandboxStatusRequest verbose;
+  verbose.set_sandbox_id(kId);
+  verbose.set_verbose(true);
+  auto status = Call<api::SandboxStatusResponse>("SandboxStatus", verbose);
+  ASSERT_THAT(status, IsOk());
+  EXPECT_THAT(status->info().at("runtimeSpec"), HasSubstr(absl::StrCat("/proc/", pid, "/ns/net")));
+  Container& late = New("late", InPod(pid, "true"));
+  EXPECT_THAT(Stop(), IsOk());
+  status = Call<api::SandboxStatusResponse>("SandboxStatus", verbose);
+  ASSERT_THAT(status, IsOk());
+  EXPECT_EQ(status->state(), "SANDBOX_NOTREADY");
+  EXPECT_FALSE(status->info().contains("runtimeSpec"));
+  EXPECT_THAT(late.Create(), IsError(kFailedPrecondition, "the sandbox of this shim does not run"));
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
 TEST_F(SandboxPodTest, ItsMetricsAreThoseOfThePodsCgroup) {
   cri::v1::PodSandboxConfig config = Config();
   config.mutable_linux()->set_cgroup_parent("/" + ctrd().name() + "-a");
