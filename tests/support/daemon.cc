@@ -72,7 +72,8 @@ std::string Daemon::Runtime() { return Getenv("FEATHER_TEST_RUNTIME", "io.contai
 
 bool Daemon::TestsFeather() { return absl::StrContains(Runtime(), ".feather"); }
 
-Daemon::Daemon(std::string suite) : suite_(std::move(suite)), binaries_(BinaryDirectory(suite_)) {
+Daemon::Daemon(std::string suite, std::string cri)
+    : suite_(std::move(suite)), binaries_(BinaryDirectory(suite_)), cri_(std::move(cri)) {
   static const bool entered = EnterMountNamespace();
   if (!entered) ADD_FAILURE() << "no private mount namespace, errno " << errno;
   std::string dir = "/tmp/feather-XXXXXX";
@@ -146,29 +147,26 @@ std::vector<std::string> Daemon::Environment() const {
 void Daemon::WriteConfiguration() const {
   // CRI, NRI, tracing and the snapshotters that nobody uses here only cost time at the start; `opt`
   // would make /opt/containerd.
-  static constexpr absl::string_view kDisabled[] = {"grpc.v1.cri",
-                                                    "cri.v1.images",
-                                                    "cri.v1.runtime",
-                                                    "internal.v1.opt",
-                                                    "nri.v1.nri",
-                                                    "podsandbox.controller.v1.podsandbox",
-                                                    "snapshotter.v1.aufs",
-                                                    "snapshotter.v1.btrfs",
-                                                    "snapshotter.v1.zfs",
-                                                    "snapshotter.v1.erofs",
-                                                    "differ.v1.erofs",
-                                                    "snapshotter.v1.devmapper",
-                                                    "internal.v1.tracing",
-                                                    "snapshotter.v1.blockfile",
-                                                    "tracing.processor.v1.otlp"};
+  static constexpr absl::string_view kCri[] = {"grpc.v1.cri", "cri.v1.images", "cri.v1.runtime",
+                                               "podsandbox.controller.v1.podsandbox"};
+  static constexpr absl::string_view kDisabled[] = {
+      "internal.v1.opt",          "nri.v1.nri",
+      "snapshotter.v1.aufs",      "snapshotter.v1.btrfs",
+      "snapshotter.v1.zfs",       "snapshotter.v1.erofs",
+      "differ.v1.erofs",          "snapshotter.v1.devmapper",
+      "internal.v1.tracing",      "snapshotter.v1.blockfile",
+      "tracing.processor.v1.otlp"};
   std::string disabled;
   for (absl::string_view plugin : kDisabled)
     absl::StrAppend(&disabled, "\"io.containerd.", plugin, "\", ");
+  if (cri_.empty())
+    for (absl::string_view plugin : kCri)
+      absl::StrAppend(&disabled, "\"io.containerd.", plugin, "\", ");
   const bool v2 = absl::StartsWith(version(), "1.");
   const std::string text =
       absl::StrCat("version = ", v2 ? 2 : 3, "\nroot = \"", directory_, "/root\"\nstate = \"",
                    directory_, "/state\"\ntemp = \"", directory_, "/tmp\"\ndisabled_plugins = [",
-                   disabled, "]\n[grpc]\n  address = \"", directory_, "/c.sock\"\n");
+                   disabled, "]\n[grpc]\n  address = \"", directory_, "/c.sock\"\n", cri_);
   EXPECT_TRUE(WriteFile(directory_ + "/config.toml", text, 0644).ok());
 }
 
@@ -183,11 +181,17 @@ bool Daemon::Start() {
   return answers && (imported_ || (imported_ = ImportImage()));
 }
 
-bool Daemon::ImportImage() {
-  const std::string archive = directory_ + "/busybox.tar";
+bool Daemon::ImportImage(const std::string& name, const std::string& command,
+                         const std::string& containerd_namespace) {
+  const std::string archive = directory_ + "/image.tar";
   CommandResult result = RunCommand(
-      {.argv = {FEATHER_SOURCE_DIR "/tests/support/busybox-image", archive}, .env = Environment()});
-  std::vector<std::string> import = {"image", "import", "--snapshotter", snapshotter_};
+      {.argv = {FEATHER_SOURCE_DIR "/tests/support/busybox-image", archive, name, command},
+       .env = Environment()});
+  // The last one given counts.
+  std::vector<std::string> import = {
+      "--namespace",   containerd_namespace.empty() ? namespace_ : containerd_namespace,
+      "image",         "import",
+      "--snapshotter", snapshotter_};
   // Since 2.0 the daemon imports, and for its default snapshotter only.
   if (!absl::StartsWith(version(), "1.")) import.push_back("--local");
   import.push_back(archive);

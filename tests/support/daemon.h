@@ -47,7 +47,8 @@ class Daemon {
   // The subject is feather, not another shim that the tests are compared with.
   static bool TestsFeather();
 
-  explicit Daemon(std::string suite);
+  // `cri`: CRI's configuration in TOML, of the daemon's version; empty: without CRI.
+  explicit Daemon(std::string suite, std::string cri = "");
   // Kills whatever is left.
   ~Daemon();
   Daemon(const Daemon&) = delete;
@@ -66,6 +67,7 @@ class Daemon {
 
   const std::string& suite() const { return suite_; }
   std::string version() const;
+  const std::string& snapshotter() const { return snapshotter_; }
   const std::string& directory() const { return directory_; }
   const std::string& containerd_namespace() const { return namespace_; }
   std::string Log() const;
@@ -77,6 +79,10 @@ class Daemon {
   CommandResult Ctr(const std::vector<std::string>& args, Milliseconds limit = kLimit) const;
   std::unique_ptr<Subprocess> StartCtr(const std::vector<std::string>& args,
                                        Subprocess::Options options = {}) const;
+  // An image of busybox in any namespace: under another name with another command (a JSON array).
+  bool ImportImage(const std::string& name = "busybox",
+                   const std::string& command = R"(["/bin/sh"])",
+                   const std::string& containerd_namespace = "");
   // Arguments of `ctr run` with the runtime under test and the busybox image. `runtime`: another.
   std::vector<std::string> Run(const std::string& id, const std::vector<std::string>& flags,
                                const std::vector<std::string>& command,
@@ -118,7 +124,6 @@ class Daemon {
 
  private:
   void WriteConfiguration() const;
-  bool ImportImage();
   std::vector<std::string> Environment() const;
   void StopFollowing();
 
@@ -127,6 +132,7 @@ class Daemon {
   std::string directory_;
   std::string namespace_;
   std::string snapshotter_;
+  const std::string cri_;
   std::unique_ptr<Subprocess> process_;
   std::unique_ptr<Subprocess> events_;
   // What `ctr events` printed up to its end.

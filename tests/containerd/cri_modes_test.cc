@@ -1,0 +1,148 @@
+// A pod without a pause container beside one with it, on the same containerd: a container finds the
+// same in both.
+
+#include <algorithm>
+#include <unistd.h>
+#include <chrono>
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "tests/support/cri.h"
+#include "tests/support/proc.h"
+
+namespace feather::testing {
+namespace {
+
+constexpr const char* kHandlers[] = {"feather", "podless"};
+
+// What a container looks at, a kind a line.
+constexpr char kLook[] = R"look(
+for f in /proc/self/ns/*; do echo "ns ${f##*/} $(readlink $f)"; done
+while read -r source target type options rest; do echo "mount $target $type $options"; done </proc/self/mounts
+for f in net/ipv4/ip_unprivileged_port_start net/ipv4/ping_group_range net/ipv4/ip_forward \
+    kernel/msgmax kernel/hostname kernel/domainname kernel/shm_rmid_forced; do
+  echo "sysctl $f $(cat /proc/sys/$f)"; done
+for f in /etc/hostname /etc/hosts /etc/resolv.conf; do
+  echo "file $f $(stat -c '%a %u %g' $f)"; cat $f; done
+echo "shm $(stat -c '%a %u %g' /dev/shm) $(ls -A /dev/shm)"
+echo "hostname $(hostname)"
+echo "process 1 $(cat /proc/1/comm)"
+grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/self/status
+ip -4 address show | grep -c inet
+echo "score $(cat /proc/self/oom_score_adj)"
+env | sort
+echo end)look";
+
+class CriModes : public CriTest {
+ protected:
+  // What differs from pod to pod anyway is taken out; namespaces are the host's or not.
+  static std::vector<std::string> Normal(const std::string& text) {
+    std::vector<std::string> lines;
+    for (absl::string_view line : absl::StrSplit(text, '\n')) {
+      std::vector<std::string> words = absl::StrSplit(line, ' ');
+      if (words[0] == "ns" && words.size() == 3) {
+        std::string host = std::filesystem::read_symlink("/proc/self/ns/" + words[1]);
+        words[2] = words[2] == host ? "the host's" : "its own";
+      }
+      // The layers of its root.
+      if (words[0] == "mount" && words.size() > 3 && words[1] == "/") words.resize(3);
+      lines.push_back(absl::StrJoin(words, " "));
+    }
+    // In which order CRI and the shim add mounts is of no importance.
+    std::sort(lines.begin(), lines.end());
+    return lines;
+  }
+
+  std::vector<std::string> Look(const std::string& handler, cri::PodSandboxConfig config) {
+    config.mutable_metadata()->set_uid(handler);
+    auto pod = RunPod(config, handler);
+    EXPECT_TRUE(pod.ok()) << pod.status();
+    if (!pod.ok()) return {};
+    auto id =
+        RunContainer(*pod, config, ContainerConfig(config, "look-" + handler, "exec sleep 1000"));
+    EXPECT_TRUE(id.ok()) << id.status();
+    std::vector<std::string> found;
+    if (id.ok()) {
+      auto seen = ExecSync(*id, kLook);
+      EXPECT_TRUE(seen.ok()) << seen.status();
+      if (seen.ok()) found = Normal(seen->stdout() + seen->stderr());
+    }
+    EXPECT_TRUE(StopPod(*pod).ok());
+    EXPECT_TRUE(RemovePod(*pod).ok());
+    return found;
+  }
+
+  void ExpectTheSame(const cri::PodSandboxConfig& config) {
+    std::vector<std::string> with = Look("feather", config);
+    std::vector<std::string> without = Look("podless", config);
+    EXPECT_GT(with.size(), 50u);
+    EXPECT_THAT(without, ::testing::ElementsAreArray(with)) << absl::StrJoin(with, "\n");
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Containerd, CriModes, ::testing::Values("sid_shim"),
+                         [](const auto& suite) { return suite.param; });
+
+TEST_P(CriModes, AContainerFindsTheSameInBoth) {
+  cri::PodSandboxConfig config = PodConfig("same");
+  (*config.mutable_linux()->mutable_sysctls())["kernel.msgmax"] = "4242";
+  (*config.mutable_linux()->mutable_sysctls())["net.ipv4.ip_forward"] = "1";
+  ExpectTheSame(config);
+}
+
+TEST_P(CriModes, AContainerOfTheHostsIpcFindsTheSameInBoth) {
+  cri::PodSandboxConfig config = PodConfig("same");
+  config.clear_dns_config();
+  Options(config).set_ipc(cri::NODE);
+  ExpectTheSame(config);
+}
+
+TEST_P(CriModes, OnlyTheNameOfProcess1DiffersInASharedPidNamespace) {
+  cri::PodSandboxConfig config = PodConfig("same");
+  Options(config).set_pid(cri::POD);
+  auto other_than_name = [](std::vector<std::string> lines) {
+    std::erase_if(lines, [](const std::string& line) { return line.starts_with("process 1 "); });
+    return lines;
+  };
+  EXPECT_EQ(other_than_name(Look("podless", config)), other_than_name(Look("feather", config)));
+}
+
+TEST_P(CriModes, Figures) {
+  for (const char* handler : kHandlers) {
+    std::vector<int64_t> took;
+    int processes = 0;
+    int kib = 0;
+    for (int i = 0; i < 5; ++i) {
+      const std::vector<pid_t> before = DaemonProcesses(daemon_->containerd_namespace());
+      cri::PodSandboxConfig config = PodConfig(absl::StrCat("pod", i));
+      const auto begin = std::chrono::steady_clock::now();
+      auto pod = RunPod(config, handler);
+      ASSERT_TRUE(pod.ok()) << pod.status();
+      auto id = RunContainer(*pod, config, ContainerConfig(config, "a", "exec sleep 1000"));
+      ASSERT_TRUE(id.ok()) << id.status();
+      took.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(
+                         std::chrono::steady_clock::now() - begin)
+                         .count());
+      usleep(1500000);
+      processes = kib = 0;
+      for (pid_t pid : DaemonProcesses(daemon_->containerd_namespace())) {
+        if (std::find(before.begin(), before.end(), pid) != before.end()) continue;
+        ++processes;
+        kib += std::max(0, FootprintOf(pid).private_dirty_kib);
+      }
+      EXPECT_TRUE(StopPod(*pod).ok());
+      EXPECT_TRUE(RemovePod(*pod).ok());
+    }
+    std::sort(took.begin(), took.end());
+    printf(
+        "%-8s RunPodSandbox to running: median %lld ms; with one container %d processes, %d KiB "
+        "private dirty\n",
+        handler, static_cast<long long>(took[2]), processes, kib);
+  }
+}
+
+}  // namespace
+}  // namespace feather::testing
