@@ -24,7 +24,7 @@ class InjectedFailure {
  public:
   InjectedFailure(pid_t pid, const std::string& syscall, const std::string& error, int nth,
                   std::string output)
-      : output_(std::move(output)) {
+      : pid_(pid), output_(std::move(output)) {
     Command command;
     command.argv = {"strace",
                     "-qq",
@@ -54,10 +54,14 @@ class InjectedFailure {
     kill(strace_, SIGTERM);
     waitpid(strace_, nullptr, 0);
     strace_ = 0;
+    // strace detaches without handing on a signal that it has just intercepted (PTRACE_DETACH with
+    // signal 0): a SIGCHLD that the shim would wait for in vain. One too many is harmless.
+    kill(pid_, SIGCHLD);
     return absl::StrContains(ReadFile(output_).value_or(""), "(INJECTED)");
   }
 
  private:
+  pid_t pid_;
   std::string output_;
   pid_t strace_ = 0;
   bool attached_ = false;
