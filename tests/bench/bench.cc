@@ -91,6 +91,13 @@ void Bench::RunBare(test::FakeContainerd& ctrd, const std::vector<std::string>& 
   if (status != 0) throw std::runtime_error(absl::StrCat(all[0], " ", arguments[0], " failed"));
 }
 
+std::string OwnPath() {
+  char path[4096];
+  ssize_t size = readlink("/proc/self/exe", path, sizeof path);
+  if (size < 0) throw std::runtime_error("no /proc/self/exe");
+  return std::string(path, static_cast<size_t>(size));
+}
+
 void Check(const absl::Status& status, const char* what) {
   if (!status.ok()) throw std::runtime_error(absl::StrCat(what, ": ", status.ToString()));
 }

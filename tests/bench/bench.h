@@ -64,6 +64,9 @@ struct Bench {
   void RunBare(test::FakeContainerd& ctrd, const std::vector<std::string>& arguments) const;
 };
 
+// The path of this program; others of the same build are beside it.
+std::string OwnPath();
+
 // Throws with the text of the error: a benchmark has no use for half a result.
 void Check(const absl::Status& status, const char* what);
 template <typename T>
@@ -91,12 +94,13 @@ void MeasureStart(Bench& bench);
 void MeasureLifecycle(Bench& bench);
 void MeasureExec(Bench& bench);
 void MeasureCalls(Bench& bench);
+void MeasurePeers(Bench& bench);
 void MeasureHang(Bench& bench);
 void MeasureParallel(Bench& bench);
 void MeasureStreams(Bench& bench);
 void MeasureEvents(Bench& bench);
 void MeasureDaemon(Bench& bench);
 // What MeasureDaemon runs in a process of its own; prints "NAME VALUE" lines.
-int DaemonPart(int containers);
+int DaemonPart(int containers, int events);
 
 }  // namespace feather::bench

@@ -68,8 +68,8 @@ struct Part {
 constexpr Part kParts[] = {
     {"memory", MeasureMemory},       {"shims", MeasureManyShims},   {"start", MeasureStart},
     {"lifecycle", MeasureLifecycle}, {"exec", MeasureExec},         {"calls", MeasureCalls},
-    {"hang", MeasureHang},           {"parallel", MeasureParallel}, {"streams", MeasureStreams},
-    {"events", MeasureEvents},       {"daemon", MeasureDaemon},
+    {"peers", MeasurePeers},         {"hang", MeasureHang},         {"parallel", MeasureParallel},
+    {"streams", MeasureStreams},     {"events", MeasureEvents},     {"daemon", MeasureDaemon},
 };
 
 int Run(Bench& bench, const std::string& only, const std::string& html) {
@@ -103,10 +103,11 @@ int Main(int argc, char** argv) {
   std::vector<std::string> shims;
   for (int i = 1; i < argc; ++i) {
     std::string argument = argv[i];
-    bool value = argument == "--daemon" || argument == "--only" || argument == "--runtime" ||
+    if (argument == "--daemon" && i + 2 < argc)
+      return DaemonPart(atoi(argv[i + 1]), atoi(argv[i + 2]));
+    bool value = argument == "--only" || argument == "--runtime" ||
                  argument == "--html";
     if (value && i + 1 == argc) return fputs(kUsage, stderr), 2;
-    if (argument == "--daemon") return DaemonPart(atoi(argv[i + 1]));
     if (argument == "--tiny")
       bench.counts = TinyCounts();
     else if (argument == "--long")

@@ -1,16 +1,18 @@
 // Many containers at once: shims driven directly, and through containerd.
 
-#include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <memory>
+#include <stdexcept>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
 #include "tests/bench/bench.h"
+#include "tests/bench/rpc.h"
 #include "tests/support/daemon.h"
 #include "tests/support/subprocess.h"
 
@@ -98,12 +100,9 @@ void MeasureDaemon(Bench& bench) {
     std::vector<std::string> env;
     for (char** entry = environ; *entry != nullptr; ++entry) env.emplace_back(*entry);
     env.push_back("FEATHER_SHIM=" + subject.shim);
-    test::HelperCommand command;
-    char self[4096];
-    ssize_t size = readlink("/proc/self/exe", self, sizeof self);
     testing::Subprocess::Options options;
-    options.argv = {std::string(self, static_cast<size_t>(size)), "--daemon",
-                    absl::StrCat(bench.counts.restart)};
+    options.argv = {OwnPath(), "--daemon", absl::StrCat(bench.counts.restart),
+                    absl::StrCat(bench.counts.events)};
     options.env = env;
     testing::CommandResult result = testing::RunCommand(options, testing::Milliseconds(1'200'000));
     if (result.code != 0) {
@@ -119,7 +118,46 @@ void MeasureDaemon(Bench& bench) {
   }
 }
 
-int DaemonPart(int containers) {
+namespace {
+
+// Until `ctr events` has told the last of them.
+double EventsPerSecond(testing::Daemon& daemon, const std::string& id, int count) {
+  std::unique_ptr<testing::Subprocess> follower = daemon.StartCtr({"events"});
+  BlockingClient client(daemon.ShimSocket(id));
+  auto request = [&](const std::string& exec) {
+    test::task::ExecProcessRequest exec_request;
+    exec_request.set_id(id);
+    exec_request.set_exec_id(exec);
+    exec_request.mutable_spec()->set_type_url(
+        "types.containerd.io/opencontainers/runtime-spec/1/Process");
+    exec_request.mutable_spec()->set_value(R"({"args":["true"],"cwd":"/"})");
+    return exec_request.SerializeAsString();
+  };
+  // Whichever version the shim was asked for; also until ctr follows.
+  std::string service;
+  bool follows = testing::Eventually([&] {
+    static int tries = 0;
+    for (const char* each : {"containerd.task.v3.Task", "containerd.task.v2.Task"})
+      if (client.Call(each, "Exec", request(absl::StrCat("try", ++tries)))) service = each;
+    return follower->WaitOutput("\"try", testing::Milliseconds(100));
+  });
+  if (!follows) throw std::runtime_error("ctr events tells nothing");
+  std::vector<std::string> requests;
+  for (int i = 1; i <= count; ++i) requests.push_back(request(absl::StrCat("x", i)));
+  const std::string last = absl::StrCat("\"x", count, "\"");
+  Clock::time_point start = Clock::now();
+  AddExecs(client, service, requests);
+  if (!follower->WaitOutput(
+          [&](const std::string& out) {
+            return out.find(last, out.size() - std::min<size_t>(out.size(), 4096)) != out.npos;
+          }))
+    throw std::runtime_error("events are missing");
+  return count / Since(start);
+}
+
+}  // namespace
+
+int DaemonPart(int containers, int events) {
   std::string suite = "bookworm";
   for (const std::string& each : testing::Daemon::Suites())
     if (testing::Daemon::Unavailable(each).empty()) suite = each;
@@ -148,6 +186,8 @@ int DaemonPart(int containers) {
   if (!daemon.Restart()) return 1;
   printf("containerd restarted with %d shims, until it answers|ms|at most 1/2|%f\n", containers,
          Since(start) * 1e3);
+  printf("events to containerd %s, told by ctr|1/s|at least 1.0|%f\n", daemon.version().c_str(),
+         EventsPerSecond(daemon, "c0", events));
   return 0;
 }
 

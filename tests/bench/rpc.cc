@@ -56,6 +56,15 @@ void BlockingClient::ReadExactly(char* out, size_t size) {
   }
 }
 
+void AddExecs(BlockingClient& client, const std::string& service,
+              const std::vector<std::string>& requests) {
+  constexpr size_t kInFlight = 32;
+  for (size_t i = 0; i < requests.size() + kInFlight; ++i) {
+    if (i >= kInFlight && !client.Receive()) throw std::runtime_error("Exec failed");
+    if (i < requests.size()) client.Send(service, "Exec", requests[i]);
+  }
+}
+
 std::string AddressIn(const std::string& answer) {
   size_t begin = answer.find("unix://");
   if (begin == answer.npos) throw std::runtime_error("no address: " + answer);

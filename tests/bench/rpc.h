@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "runtime/base/unique_fd.h"
@@ -31,6 +32,10 @@ class BlockingClient {
   uint32_t stream_ = 1;
   std::string buffer_;
 };
+
+// Exec requests, 32 at a time; each is an event, and nothing else happens.
+void AddExecs(BlockingClient& client, const std::string& service,
+              const std::vector<std::string>& requests);
 
 // The address in what `start` has printed, in whichever format.
 std::string AddressIn(const std::string& answer);

@@ -10,6 +10,7 @@
 #include "runtime/base/file.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/rpc.h"
+#include "tests/bench/threads.h"
 
 namespace feather::bench {
 namespace {
@@ -199,8 +200,7 @@ void MeasureCalls(Bench& bench) {
     int count = bench.counts.round_trips;
     Clock::time_point start = Clock::now();
     for (int i = 0; i < count; ++i) client.Call("bench.None", "Nothing", "");
-    Values(bench, subject.column, "TTRPC round trips, one after another", "1/s", "at least Go's",
-           true)
+    Values(bench, subject.column, "refused calls, one after another", "1/s", "", true)
         .push_back(count / Since(start));
     constexpr int kInFlight = 32;
     start = Clock::now();
@@ -208,7 +208,7 @@ void MeasureCalls(Bench& bench) {
       for (int j = 0; j < kInFlight; ++j) client.Send("bench.None", "Nothing", "");
       for (int j = 0; j < kInFlight; ++j) client.Receive();
     }
-    Values(bench, subject.column, "TTRPC round trips, 32 in flight", "1/s", "at least Go's", true)
+    Values(bench, subject.column, "refused calls, 32 in flight", "1/s", "", true)
         .push_back((count + kInFlight - 1) / kInFlight * kInFlight / Since(start));
   });
   for (const Subject& subject : bench.subjects)
@@ -259,18 +259,25 @@ void MeasureHang(Bench& bench) {
 // An exec that is only added is an event and nothing else.
 void MeasureEvents(Bench& bench) {
   bench.ForEach(bench.counts.rounds, [&](const Subject& subject, int) {
-    World ctrd(bench.Settings(subject));
+    auto wanted = static_cast<size_t>(bench.counts.events);
+    test::TestDirectory directory;
+    std::string address = directory.path() + "/events";
+    test::Settings settings = bench.Settings(subject);
+    settings.env.push_back("TTRPC_ADDRESS=" + address);
+    // Create's and Start's come first.
+    EventStub stub(address, wanted + 2);
+    World ctrd(settings);
     Container& c = ctrd.New("c", Silent());
     Check(c.Run(), "run");
-    size_t before = ctrd.events().events().size();
-    auto wanted = static_cast<size_t>(bench.counts.events);
+    BlockingClient client(c.answer().address);
+    std::vector<std::string> requests;
+    for (size_t i = 0; i < wanted; ++i)
+      requests.push_back(
+          c.ExecRequest(absl::StrCat("x", i), {"true"}, Silent()).SerializeAsString());
     double cpu = OwnCpu(c.shim_pid());
     Clock::time_point start = Clock::now();
-    for (size_t i = 0; i < wanted; ++i)
-      (void)c.Send<google::protobuf::Empty>(
-          "Exec", c.ExecRequest(absl::StrCat("x", i), {"true"}, Silent()));
-    if (!ctrd.loop().RunUntil([&] { return ctrd.events().events().size() >= before + wanted; }))
-      throw std::runtime_error("events are missing");
+    AddExecs(client, c.service(), requests);
+    if (stub.Wait() != wanted + 2) throw std::runtime_error("events are missing");
     Values(bench, subject.column, "events to a stub of containerd", "1/s", "at least 2 times", true)
         .push_back(static_cast<double>(wanted) / Since(start));
     Values(bench, subject.column, "CPU time of an Exec request with its event", "µs")

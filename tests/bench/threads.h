@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "runtime/base/unique_fd.h"
+
 namespace feather::bench {
 
 // Reads a FIFO in a thread of its own until EOF or until so many bytes have come, and throws them
@@ -24,6 +26,29 @@ class Drain {
   std::string path_;
   size_t limit_;
   size_t bytes_ = 0;
+  bool joined_ = false;
+  pthread_t thread_;
+};
+
+// Takes a shim's events at a socket in a thread of its own, and answers each at once: the fastest
+// containerd that there can be. It ends with that many events, or with the shim's connection.
+class EventStub {
+ public:
+  // Listens from here on. Throws if it cannot.
+  EventStub(const std::string& path, size_t events);
+  ~EventStub();
+  EventStub(const EventStub&) = delete;
+  EventStub& operator=(const EventStub&) = delete;
+
+  // The events that were answered.
+  size_t Wait();
+
+ private:
+  static void* Run(void* self);
+
+  UniqueFd listener_;
+  size_t limit_;
+  size_t events_ = 0;
   bool joined_ = false;
   pthread_t thread_;
 };

@@ -221,7 +221,10 @@ HelperCommand FakeContainerd::Helper(const Container& container, const std::stri
     SetVariable(command.env, "GRPC_ADDRESS", grpc_address());
     SetVariable(command.env, "NAMESPACE", name_space());
   }
-  for (const std::string& entry : settings_.env) command.env.push_back(entry);
+  for (const std::string& entry : settings_.env) {
+    size_t end = entry.find('=');
+    SetVariable(command.env, entry.substr(0, end), entry.substr(end + 1));
+  }
 
   if (daemon == Daemon::k2_3)
     command.input = BootstrapParams(*this, container.id());
