@@ -192,22 +192,38 @@ std::vector<std::string> HugePageSizes(const std::string& directory) {
   return sizes;
 }
 
-absl::StatusOr<std::optional<std::string>> ReadCgroupFile(const std::string& path) {
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string text;
-  std::array<char, 4096> buffer;
-  while (fd) {
-    ssize_t n = read(fd.get(), buffer.data(), buffer.size());
-    if (n == 0) return text;
-    if (n < 0 && errno != EINTR) break;
-    if (n > 0) text.append(buffer.data(), static_cast<size_t>(n));
-  }
-  if (errno == ENOENT || errno == ENODEV) return std::nullopt;
-  return ErrnoError(errno, absl::StrCat("read ", path));
+absl::StatusOr<CgroupDirectory> CgroupDirectory::Open(std::string path) {
+  CgroupDirectory directory;
+  directory.fd_.Reset(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.fd_ && errno != ENOENT && errno != ENODEV)
+    return ErrnoError(errno, absl::StrCat("open ", path));
+  directory.path_ = std::move(path);
+  return directory;
 }
 
-uint64_t ReadCgroupNumber(const std::string& path, uint64_t max) {
-  auto text = ReadCgroupFile(path);
+bool CgroupDirectory::Has(const std::string& name) const {
+  return fd_ && faccessat(fd_.get(), name.c_str(), F_OK, 0) == 0;
+}
+
+absl::StatusOr<std::optional<std::string>> CgroupDirectory::Read(const std::string& name) const {
+  if (!fd_) return std::nullopt;
+  UniqueFd file(openat(fd_.get(), name.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text;
+  std::array<char, 4096> buffer;
+  while (file) {
+    ssize_t n = read(file.get(), buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) break;
+    text.append(buffer.data(), static_cast<size_t>(n));
+    // The kernel makes such a file at once: what is less than was asked for is the rest.
+    if (static_cast<size_t>(n) < buffer.size()) return text;
+  }
+  if (errno == ENOENT || errno == ENODEV) return std::nullopt;
+  return ErrnoError(errno, absl::StrCat("read ", path_, "/", name));
+}
+
+uint64_t CgroupDirectory::ReadNumber(const std::string& name, uint64_t max) const {
+  auto text = Read(name);
   if (!text.ok() || !text->has_value()) return 0;
   absl::string_view word = absl::StripAsciiWhitespace(**text);
   if (word == "max") return max;

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "runtime/base/status.h"
+#include "runtime/base/unique_fd.h"
 
 namespace feather {
 
@@ -74,11 +75,25 @@ std::string PartitionName(absl::string_view partitions, uint64_t major, uint64_t
 std::string HugePageSize(absl::string_view name);
 std::vector<std::string> HugePageSizes(const std::string& directory);
 
-// A file of a cgroup, or nothing where it is missing, which it also is when the cgroup has been
-// removed meanwhile (ENODEV).
-absl::StatusOr<std::optional<std::string>> ReadCgroupFile(const std::string& path);
-// A file with one number; 0 where there is none. `max`: what "max" stands for.
-uint64_t ReadCgroupNumber(const std::string& path, uint64_t max);
+// A cgroup's directory, held open while several of its files are read: most of what reading such a
+// file costs is walking its path.
+class CgroupDirectory {
+ public:
+  // One that is missing has no files.
+  static absl::StatusOr<CgroupDirectory> Open(std::string path);
+
+  const std::string& path() const { return path_; }
+  bool Has(const std::string& name) const;
+  // A file's text, or nothing where it is missing, which it also is when the cgroup has been removed
+  // meanwhile (ENODEV).
+  absl::StatusOr<std::optional<std::string>> Read(const std::string& name) const;
+  // A file with one number; 0 where there is none. `max`: what "max" stands for.
+  uint64_t ReadNumber(const std::string& name, uint64_t max) const;
+
+ private:
+  std::string path_;
+  UniqueFd fd_;  // invalid: missing
+};
 
 // A key of a "key value" file and the field of a message that it goes to.
 template <typename Message>
@@ -89,15 +104,15 @@ struct CgroupField {
 
 // Fills the message from such a file. False if there is none, or nothing in it.
 template <typename Message, size_t N>
-absl::StatusOr<bool> FillFields(const std::string& path, const CgroupField<Message> (&fields)[N],
-                                Message* message) {
-  ASSIGN_OR_RETURN(std::optional<std::string> text, ReadCgroupFile(path));
+absl::StatusOr<bool> FillFields(const CgroupDirectory& directory, const std::string& name,
+                                const CgroupField<Message> (&fields)[N], Message* message) {
+  ASSIGN_OR_RETURN(std::optional<std::string> text, directory.Read(name));
   if (!text || text->empty()) return false;
   absl::Status status = ParseKeyValues(*text, [&](absl::string_view key, uint64_t value) {
     for (const CgroupField<Message>& field : fields)
       if (key == field.key) (message->*field.set)(value);
   });
-  if (!status.ok()) return Annotate(status, "parse " + path);
+  if (!status.ok()) return Annotate(status, "parse " + directory.path() + "/" + name);
   return true;
 }
 

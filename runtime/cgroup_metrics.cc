@@ -88,9 +88,9 @@ void Copy(const PressureLine& from, v2::PSIData* to) {
 
 // `message` has a psi field.
 template <typename Message>
-void FillPressure(const std::string& path, Message* message) {
+void FillPressure(const CgroupDirectory& directory, const std::string& name, Message* message) {
   // EOPNOTSUPP where PSI is off.
-  auto text = ReadCgroupFile(path);
+  auto text = directory.Read(name);
   if (!text.ok() || !text->has_value()) return;
   std::optional<Pressure> pressure = ParsePressure(**text);
   if (!pressure) return;
@@ -99,19 +99,19 @@ void FillPressure(const std::string& path, Message* message) {
   if (pressure->full) Copy(*pressure->full, psi->mutable_full());
 }
 
-absl::Status FillMemory(const std::string& directory, v2::Metrics& metrics) {
+absl::Status FillMemory(const CgroupDirectory& directory, v2::Metrics& metrics) {
   v2::MemoryStat* memory = metrics.mutable_memory();
-  ASSIGN_OR_RETURN(bool found, FillFields(directory + "/memory.stat", kMemory, memory));
+  ASSIGN_OR_RETURN(bool found, FillFields(directory, "memory.stat", kMemory, memory));
   if (!found) return absl::OkStatus();
   for (const CgroupField<v2::MemoryStat>& file : kMemoryFiles)
-    (memory->*file.set)(ReadCgroupNumber(absl::StrCat(directory, "/", file.key), kMax));
-  FillPressure(directory + "/memory.pressure", memory);
+    (memory->*file.set)(directory.ReadNumber(file.key, kMax));
+  FillPressure(directory, "memory.pressure", memory);
   return absl::OkStatus();
 }
 
-void FillIo(const std::string& directory, v2::IOStat* io) {
-  FillPressure(directory + "/io.pressure", io);
-  auto text = ReadCgroupFile(directory + "/io.stat");
+void FillIo(const CgroupDirectory& directory, v2::IOStat* io) {
+  FillPressure(directory, "io.pressure", io);
+  auto text = directory.Read("io.stat");
   if (!text.ok() || !text->has_value()) return;
   for (const IoLine& line : ParseIoStat(**text)) {
     v2::IOEntry* entry = io->add_usage();
@@ -124,8 +124,9 @@ void FillIo(const std::string& directory, v2::IOStat* io) {
   }
 }
 
-void FillRdma(const std::string& path, google::protobuf::RepeatedPtrField<v2::RdmaEntry>* entries) {
-  auto text = ReadCgroupFile(path);
+void FillRdma(const CgroupDirectory& directory, const std::string& name,
+              google::protobuf::RepeatedPtrField<v2::RdmaEntry>* entries) {
+  auto text = directory.Read(name);
   if (!text.ok() || !text->has_value()) return;
   for (RdmaLine& line : ParseRdma(**text)) {
     v2::RdmaEntry* entry = entries->Add();
@@ -135,36 +136,37 @@ void FillRdma(const std::string& path, google::protobuf::RepeatedPtrField<v2::Rd
   }
 }
 
-void FillHugePages(const std::string& directory, const MetricsSources& sources,
+void FillHugePages(const CgroupDirectory& directory, const MetricsSources& sources,
                    v2::Metrics& metrics) {
   for (std::string& size : HugePageSizes(sources.huge_pages)) {
-    std::string prefix = absl::StrCat(directory, "/hugetlb.", size);
+    std::string prefix = absl::StrCat("hugetlb.", size);
     v2::HugeTlbStat* stat = metrics.add_hugetlb();
-    stat->set_current(ReadCgroupNumber(prefix + ".current", kMax));
-    stat->set_max(ReadCgroupNumber(prefix + ".max", kMax));
+    stat->set_current(directory.ReadNumber(prefix + ".current", kMax));
+    stat->set_max(directory.ReadNumber(prefix + ".max", kMax));
     stat->set_pagesize(std::move(size));
     constexpr CgroupField<v2::HugeTlbStat> kFailures[] = {{"max", &v2::HugeTlbStat::set_failcnt}};
-    FillFields(prefix + ".events", kFailures, stat).status().IgnoreError();
+    FillFields(directory, prefix + ".events", kFailures, stat).status().IgnoreError();
   }
 }
 
 }  // namespace
 
-absl::StatusOr<v2::Metrics> ReadMetricsV2(const std::string& directory,
+absl::StatusOr<v2::Metrics> ReadMetricsV2(const std::string& path,
                                           const MetricsSources& sources) {
+  ASSIGN_OR_RETURN(CgroupDirectory directory, CgroupDirectory::Open(path));
   v2::Metrics metrics;
-  metrics.mutable_pids()->set_current(ReadCgroupNumber(directory + "/pids.current", kMax));
-  metrics.mutable_pids()->set_limit(ReadCgroupNumber(directory + "/pids.max", kMax));
+  metrics.mutable_pids()->set_current(directory.ReadNumber("pids.current", kMax));
+  metrics.mutable_pids()->set_limit(directory.ReadNumber("pids.max", kMax));
   v2::CPUStat* cpu = metrics.mutable_cpu();
-  ASSIGN_OR_RETURN(bool has_cpu, FillFields(directory + "/cpu.stat", kCpu, cpu));
-  if (has_cpu) FillPressure(directory + "/cpu.pressure", cpu);
+  ASSIGN_OR_RETURN(bool has_cpu, FillFields(directory, "cpu.stat", kCpu, cpu));
+  if (has_cpu) FillPressure(directory, "cpu.pressure", cpu);
   RETURN_IF_ERROR(FillMemory(directory, metrics));
   v2::MemoryEvents events;
-  ASSIGN_OR_RETURN(bool has_events, FillFields(directory + "/memory.events", kEvents, &events));
+  ASSIGN_OR_RETURN(bool has_events, FillFields(directory, "memory.events", kEvents, &events));
   if (has_events) *metrics.mutable_memory_events() = events;
   FillIo(directory, metrics.mutable_io());
-  FillRdma(directory + "/rdma.current", metrics.mutable_rdma()->mutable_current());
-  FillRdma(directory + "/rdma.max", metrics.mutable_rdma()->mutable_limit());
+  FillRdma(directory, "rdma.current", metrics.mutable_rdma()->mutable_current());
+  FillRdma(directory, "rdma.max", metrics.mutable_rdma()->mutable_limit());
   FillHugePages(directory, sources, metrics);
   return metrics;
 }

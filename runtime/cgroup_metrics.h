@@ -20,9 +20,9 @@ struct MetricsSources {
 // message of zeros, not an error. Errors: a file that cannot be read for another reason than that
 // it is missing, or that has another form than the kernel's.
 
-// `directory`: the cgroup. Limits of "max" are UINT64_MAX.
+// `path`: of the cgroup. Limits of "max" are UINT64_MAX.
 absl::StatusOr<io::containerd::cgroups::v2::Metrics> ReadMetricsV2(
-    const std::string& directory, const MetricsSources& sources = {});
+    const std::string& path, const MetricsSources& sources = {});
 
 // Of the controllers that `cgroup` has. A limit of "max" is 0 here, and times are in nanoseconds.
 absl::StatusOr<io::containerd::cgroups::v1::Metrics> ReadMetricsV1(

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/cgroup_files.h"
 #include "runtime/cgroup_metrics.h"
@@ -89,16 +90,18 @@ constexpr BlkioFile kBlkioThrottle[] = {
     {"throttle.io_service_bytes", &v1::BlkIOStat::mutable_io_service_bytes_recursive},
 };
 
-uint64_t Number(const std::string& path) { return ReadCgroupNumber(path, 0); }
+uint64_t Number(const CgroupDirectory& directory, const std::string& name) {
+  return directory.ReadNumber(name, 0);
+}
 
-absl::Status FillCpuAccounting(const std::string& directory, v1::CPUUsage* usage) {
-  usage->set_total(Number(directory + "/cpuacct.usage"));
-  RETURN_IF_ERROR(FillFields(directory + "/cpuacct.stat", kCpuTime, usage).status());
+absl::Status FillCpuAccounting(const CgroupDirectory& directory, v1::CPUUsage* usage) {
+  usage->set_total(Number(directory, "cpuacct.usage"));
+  RETURN_IF_ERROR(FillFields(directory, "cpuacct.stat", kCpuTime, usage).status());
   auto ticks = static_cast<uint64_t>(sysconf(_SC_CLK_TCK));
   usage->set_user(usage->user() * kNanoseconds / ticks);
   usage->set_kernel(usage->kernel() * kNanoseconds / ticks);
   ASSIGN_OR_RETURN(std::optional<std::string> text,
-                   ReadCgroupFile(directory + "/cpuacct.usage_percpu"));
+                   directory.Read("cpuacct.usage_percpu"));
   if (!text) return absl::OkStatus();
   for (absl::string_view word : absl::StrSplit(*text, absl::ByAnyChar(" \n"), absl::SkipEmpty()))
     usage->add_per_cpu(ParseNumber(word).value_or(0));
@@ -106,17 +109,17 @@ absl::Status FillCpuAccounting(const std::string& directory, v1::CPUUsage* usage
 }
 
 // `kind`: "", "memsw.", "kmem." or "kmem.tcp."
-void FillMemoryEntry(const std::string& directory, const char* kind, v1::MemoryEntry* entry) {
-  std::string prefix = absl::StrCat(directory, "/memory.", kind);
-  entry->set_usage(Number(prefix + "usage_in_bytes"));
-  entry->set_max(Number(prefix + "max_usage_in_bytes"));
-  entry->set_failcnt(Number(prefix + "failcnt"));
-  entry->set_limit(Number(prefix + "limit_in_bytes"));
+void FillMemoryEntry(const CgroupDirectory& directory, const char* kind, v1::MemoryEntry* entry) {
+  std::string prefix = absl::StrCat("memory.", kind);
+  entry->set_usage(Number(directory, prefix + "usage_in_bytes"));
+  entry->set_max(Number(directory, prefix + "max_usage_in_bytes"));
+  entry->set_failcnt(Number(directory, prefix + "failcnt"));
+  entry->set_limit(Number(directory, prefix + "limit_in_bytes"));
 }
 
-absl::Status FillMemory(const std::string& directory, v1::Metrics& metrics) {
+absl::Status FillMemory(const CgroupDirectory& directory, v1::Metrics& metrics) {
   v1::MemoryStat memory;
-  ASSIGN_OR_RETURN(bool found, FillFields(directory + "/memory.stat", kMemory, &memory));
+  ASSIGN_OR_RETURN(bool found, FillFields(directory, "memory.stat", kMemory, &memory));
   if (!found) return absl::OkStatus();
   FillMemoryEntry(directory, "", memory.mutable_usage());
   FillMemoryEntry(directory, "memsw.", memory.mutable_swap());
@@ -124,17 +127,17 @@ absl::Status FillMemory(const std::string& directory, v1::Metrics& metrics) {
   FillMemoryEntry(directory, "kmem.tcp.", memory.mutable_kernel_tcp());
   *metrics.mutable_memory() = memory;
   v1::MemoryOomControl control;
-  ASSIGN_OR_RETURN(found, FillFields(directory + "/memory.oom_control", kOomControl, &control));
+  ASSIGN_OR_RETURN(found, FillFields(directory, "memory.oom_control", kOomControl, &control));
   if (found) *metrics.mutable_memory_oom_control() = control;
   return absl::OkStatus();
 }
 
-absl::Status FillBlkioEntries(const std::string& path, const std::string& partitions,
-                              BlkioEntries* entries) {
-  ASSIGN_OR_RETURN(std::optional<std::string> text, ReadCgroupFile(path));
+absl::Status FillBlkioEntries(const CgroupDirectory& directory, const std::string& name,
+                              const std::string& partitions, BlkioEntries* entries) {
+  ASSIGN_OR_RETURN(std::optional<std::string> text, directory.Read(name));
   if (!text) return absl::OkStatus();
   auto lines = ParseBlkio(*text);
-  if (!lines.ok()) return Annotate(lines.status(), absl::StrCat("parse ", path));
+  if (!lines.ok()) return Annotate(lines.status(), absl::StrCat("parse ", directory.path(), "/", name));
   for (BlkioLine& line : *lines) {
     v1::BlkIOEntry* entry = entries->Add();
     entry->set_device(PartitionName(partitions, line.major, line.minor));
@@ -146,39 +149,39 @@ absl::Status FillBlkioEntries(const std::string& path, const std::string& partit
   return absl::OkStatus();
 }
 
-absl::Status FillBlkio(const std::string& directory, const MetricsSources& sources,
+absl::Status FillBlkio(const CgroupDirectory& directory, const MetricsSources& sources,
                        v1::BlkIOStat* blkio) {
-  ASSIGN_OR_RETURN(std::optional<std::string> partitions, ReadCgroupFile(sources.partitions));
+  const std::string partitions = ReadFile(sources.partitions).value_or("");
   int found = 0;
   for (const BlkioFile& file : kBlkio) {
     BlkioEntries* entries = (blkio->*file.entries)();
-    RETURN_IF_ERROR(FillBlkioEntries(absl::StrCat(directory, "/blkio.", file.name),
-                                     partitions.value_or(""), entries));
+    RETURN_IF_ERROR(FillBlkioEntries(directory, absl::StrCat("blkio.", file.name), partitions, entries));
     found += entries->size();
   }
   // Only the CFQ scheduler, gone since Linux 5.0, counts in those.
   if (found > 0) return absl::OkStatus();
   for (const BlkioFile& file : kBlkioThrottle)
-    RETURN_IF_ERROR(FillBlkioEntries(absl::StrCat(directory, "/blkio.", file.name),
-                                     partitions.value_or(""), (blkio->*file.entries)()));
+    RETURN_IF_ERROR(FillBlkioEntries(directory, absl::StrCat("blkio.", file.name), partitions,
+                                     (blkio->*file.entries)()));
   return absl::OkStatus();
 }
 
-void FillHugePages(const std::string& directory, const MetricsSources& sources,
+void FillHugePages(const CgroupDirectory& directory, const MetricsSources& sources,
                    v1::Metrics& metrics) {
   for (std::string& size : HugePageSizes(sources.huge_pages)) {
-    std::string prefix = absl::StrCat(directory, "/hugetlb.", size);
-    if (access((prefix + ".usage_in_bytes").c_str(), F_OK) < 0) continue;
+    std::string prefix = absl::StrCat("hugetlb.", size);
+    if (!directory.Has(prefix + ".usage_in_bytes")) continue;
     v1::HugetlbStat* stat = metrics.add_hugetlb();
-    stat->set_usage(Number(prefix + ".usage_in_bytes"));
-    stat->set_max(Number(prefix + ".max_usage_in_bytes"));
-    stat->set_failcnt(Number(prefix + ".failcnt"));
+    stat->set_usage(Number(directory, prefix + ".usage_in_bytes"));
+    stat->set_max(Number(directory, prefix + ".max_usage_in_bytes"));
+    stat->set_failcnt(Number(directory, prefix + ".failcnt"));
     stat->set_pagesize(std::move(size));
   }
 }
 
-void FillRdma(const std::string& path, google::protobuf::RepeatedPtrField<v1::RdmaEntry>* entries) {
-  auto text = ReadCgroupFile(path);
+void FillRdma(const CgroupDirectory& directory, const std::string& name,
+              google::protobuf::RepeatedPtrField<v1::RdmaEntry>* entries) {
+  auto text = directory.Read(name);
   if (!text.ok() || !text->has_value()) return;
   for (RdmaLine& line : ParseRdma(**text)) {
     v1::RdmaEntry* entry = entries->Add();
@@ -188,10 +191,11 @@ void FillRdma(const std::string& path, google::protobuf::RepeatedPtrField<v1::Rd
   }
 }
 
-// Empty if the controller is not mounted.
-std::string Directory(const Cgroup& cgroup, absl::string_view controller) {
+// Without files if the controller is not mounted.
+absl::StatusOr<CgroupDirectory> Directory(const Cgroup& cgroup, absl::string_view controller) {
   auto it = cgroup.controllers.find(controller);
-  return it == cgroup.controllers.end() ? "" : it->second;
+  if (it == cgroup.controllers.end()) return CgroupDirectory();
+  return CgroupDirectory::Open(it->second);
 }
 
 }  // namespace
@@ -200,24 +204,27 @@ absl::StatusOr<v1::Metrics> ReadMetricsV1(const Cgroup& cgroup, const MetricsSou
   v1::Metrics metrics;
   v1::Throttle* throttling = metrics.mutable_cpu()->mutable_throttling();
   v1::CPUUsage* usage = metrics.mutable_cpu()->mutable_usage();
-  if (std::string cpu = Directory(cgroup, "cpu"); !cpu.empty())
-    RETURN_IF_ERROR(FillFields(cpu + "/cpu.stat", kThrottle, throttling).status());
-  if (std::string cpuacct = Directory(cgroup, "cpuacct"); !cpuacct.empty())
-    RETURN_IF_ERROR(FillCpuAccounting(cpuacct, usage));
-  if (std::string memory = Directory(cgroup, "memory"); !memory.empty())
-    RETURN_IF_ERROR(FillMemory(memory, metrics));
-  if (std::string blkio = Directory(cgroup, "blkio"); !blkio.empty())
+  ASSIGN_OR_RETURN(CgroupDirectory cpu, Directory(cgroup, "cpu"));
+  RETURN_IF_ERROR(FillFields(cpu, "cpu.stat", kThrottle, throttling).status());
+  ASSIGN_OR_RETURN(CgroupDirectory cpuacct, Directory(cgroup, "cpuacct"));
+  RETURN_IF_ERROR(FillCpuAccounting(cpuacct, usage));
+  ASSIGN_OR_RETURN(CgroupDirectory memory, Directory(cgroup, "memory"));
+  RETURN_IF_ERROR(FillMemory(memory, metrics));
+  if (cgroup.controllers.contains("blkio")) {
+    ASSIGN_OR_RETURN(CgroupDirectory blkio, Directory(cgroup, "blkio"));
     RETURN_IF_ERROR(FillBlkio(blkio, sources, metrics.mutable_blkio()));
-  if (std::string pids = Directory(cgroup, "pids");
-      !pids.empty() && access((pids + "/pids.current").c_str(), F_OK) == 0) {
-    metrics.mutable_pids()->set_current(Number(pids + "/pids.current"));
-    metrics.mutable_pids()->set_limit(Number(pids + "/pids.max"));
   }
-  if (std::string hugetlb = Directory(cgroup, "hugetlb"); !hugetlb.empty())
-    FillHugePages(hugetlb, sources, metrics);
-  if (std::string rdma = Directory(cgroup, "rdma"); !rdma.empty()) {
-    FillRdma(rdma + "/rdma.current", metrics.mutable_rdma()->mutable_current());
-    FillRdma(rdma + "/rdma.max", metrics.mutable_rdma()->mutable_limit());
+  ASSIGN_OR_RETURN(CgroupDirectory pids, Directory(cgroup, "pids"));
+  if (pids.Has("pids.current")) {
+    metrics.mutable_pids()->set_current(Number(pids, "pids.current"));
+    metrics.mutable_pids()->set_limit(Number(pids, "pids.max"));
+  }
+  ASSIGN_OR_RETURN(CgroupDirectory hugetlb, Directory(cgroup, "hugetlb"));
+  FillHugePages(hugetlb, sources, metrics);
+  if (cgroup.controllers.contains("rdma")) {
+    ASSIGN_OR_RETURN(CgroupDirectory rdma, Directory(cgroup, "rdma"));
+    FillRdma(rdma, "rdma.current", metrics.mutable_rdma()->mutable_current());
+    FillRdma(rdma, "rdma.max", metrics.mutable_rdma()->mutable_limit());
   }
   return metrics;
 }
