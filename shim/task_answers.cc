@@ -62,10 +62,9 @@ void Pack(const Metrics& metrics, api::StatsResponse& response) {
 
 }  // namespace
 
-TaskService::Answer<api::StateResponse> TaskService::State(rpc::CallContext,
-                                                           api::StateRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, task->container->Find(request.exec_id()));
+absl::StatusOr<api::StateResponse> TaskService::State(const api::StateRequest& request) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  ASSIGN_OR_RETURN(std::shared_ptr<Process> process, task->container->Find(request.exec_id()));
   api::StateResponse response;
   response.set_id(process->is_init() ? request.id() : request.exec_id());
   response.set_bundle(task->container->config().bundle);
@@ -77,7 +76,7 @@ TaskService::Answer<api::StateResponse> TaskService::State(rpc::CallContext,
   response.set_terminal(process->request.terminal);
   response.set_exit_status(process->exit.status);
   *response.mutable_exited_at() = ExitTime(*process);
-  co_return response;
+  return response;
 }
 
 TaskService::Answer<api::WaitResponse> TaskService::Wait(rpc::CallContext context,
@@ -123,16 +122,15 @@ TaskService::Answer<api::PidsResponse> TaskService::Pids(rpc::CallContext,
   co_return response;
 }
 
-TaskService::Answer<api::StatsResponse> TaskService::Stats(rpc::CallContext,
-                                                           api::StatsRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+absl::StatusOr<api::StatsResponse> TaskService::Stats(const api::StatsRequest& request) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
   const std::optional<Cgroup>& cgroup = task->container->cgroup();
-  if (!cgroup) co_return absl::NotFoundError("cgroup does not exist: not found");
+  if (!cgroup) return absl::NotFoundError("cgroup does not exist: not found");
   oom::Counters counters;
   if (task->oom_watch) counters = task->oom_watch->counters();
   api::StatsResponse response;
   if (cgroup->unified) {
-    CO_ASSIGN_OR_RETURN(auto metrics, ReadMetricsV2(cgroup->path));
+    ASSIGN_OR_RETURN(auto metrics, ReadMetricsV2(cgroup->path));
     // The cgroup may be gone with the container. containerd asks, when one exits with 137, whether
     // it was the OOM killer: the counters that were read last still say so.
     if (metrics.memory_events().oom_kill() < counters.oom_kill) {
@@ -146,22 +144,22 @@ TaskService::Answer<api::StatsResponse> TaskService::Stats(rpc::CallContext,
     }
     Pack(metrics, response);
   } else {
-    CO_ASSIGN_OR_RETURN(auto metrics, ReadMetricsV1(*cgroup));
+    ASSIGN_OR_RETURN(auto metrics, ReadMetricsV1(*cgroup));
     if (metrics.memory_oom_control().oom_kill() < counters.oom_kill)
       metrics.mutable_memory_oom_control()->set_oom_kill(counters.oom_kill);
     Pack(metrics, response);
   }
-  co_return response;
+  return response;
 }
 
-TaskService::Answer<api::ConnectResponse> TaskService::Connect(rpc::CallContext,
-                                                               api::ConnectRequest request) {
+absl::StatusOr<api::ConnectResponse> TaskService::Connect(
+    const api::ConnectRequest& request) const {
   api::ConnectResponse response;
   response.set_shim_pid(static_cast<uint32_t>(getpid()));
   // No container is needed: containerd connects before it creates one.
   if (auto init = FindProcess(request.id(), ""); init.ok())
     response.set_task_pid(static_cast<uint32_t>((*init)->pid));
-  co_return response;
+  return response;
 }
 
 TaskService::Answer<google::protobuf::Empty> TaskService::ResizePty(rpc::CallContext,

@@ -34,6 +34,15 @@ void TaskService::Add(rpc::MethodTable& methods, absl::string_view method,
         });
 }
 
+template <typename Request, typename Response>
+void TaskService::Add(rpc::MethodTable& methods, absl::string_view method,
+                      absl::StatusOr<Response> (TaskService::*function)(const Request&) const) {
+  for (absl::string_view service : {"containerd.task.v2.Task", "containerd.task.v3.Task"})
+    methods.AddImmediate<Request, Response>(
+        service, method,
+        [this, function](const Request& request) { return (this->*function)(request); });
+}
+
 void TaskService::Register(rpc::MethodTable& methods) {
   Add(methods, "State", &TaskService::State);
   Add(methods, "Create", &TaskService::Create);

@@ -80,22 +80,25 @@ class TaskService {
   Answer<Empty> Shutdown(rpc::CallContext context, containerd::task::v2::ShutdownRequest request);
 
   // task_answers.cc: what only looks, or touches streams
-  Answer<containerd::task::v2::StateResponse> State(rpc::CallContext context,
-                                                    containerd::task::v2::StateRequest request);
   Answer<containerd::task::v2::WaitResponse> Wait(rpc::CallContext context,
                                                   containerd::task::v2::WaitRequest request);
   Answer<containerd::task::v2::PidsResponse> Pids(rpc::CallContext context,
                                                   containerd::task::v2::PidsRequest request);
-  Answer<containerd::task::v2::StatsResponse> Stats(rpc::CallContext context,
-                                                    containerd::task::v2::StatsRequest request);
-  Answer<containerd::task::v2::ConnectResponse> Connect(
-      rpc::CallContext context, containerd::task::v2::ConnectRequest request);
   Answer<Empty> ResizePty(rpc::CallContext context, containerd::task::v2::ResizePtyRequest request);
   Answer<Empty> CloseIO(rpc::CallContext context, containerd::task::v2::CloseIORequest request);
+  absl::StatusOr<containerd::task::v2::StateResponse> State(
+      const containerd::task::v2::StateRequest& request) const;
+  absl::StatusOr<containerd::task::v2::StatsResponse> Stats(
+      const containerd::task::v2::StatsRequest& request) const;
+  absl::StatusOr<containerd::task::v2::ConnectResponse> Connect(
+      const containerd::task::v2::ConnectRequest& request) const;
 
   template <typename Request, typename Response>
   void Add(rpc::MethodTable& methods, absl::string_view method,
            Answer<Response> (TaskService::*handler)(rpc::CallContext, Request));
+  template <typename Request, typename Response>
+  void Add(rpc::MethodTable& methods, absl::string_view method,
+           absl::StatusOr<Response> (TaskService::*function)(const Request&) const);
 
   absl::StatusOr<std::shared_ptr<Task>> Find(const std::string& id) const;
   absl::StatusOr<std::shared_ptr<Process>> FindProcess(const std::string& id,

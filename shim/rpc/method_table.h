@@ -55,9 +55,14 @@ class ServerStream {
 using StreamHandler = std::function<Async<absl::StatusOr<std::string>>(
     CallContext context, std::shared_ptr<ServerStream> stream)>;
 
+// A unary method that waits for nothing: its answer does not need a coroutine.
+using Immediate = std::function<absl::StatusOr<std::string>(std::string request)>;
+
 // What a name stands for: `unary` or `stream` is set.
 struct Method {
   Handler unary;
+  // Set beside `unary`, and does the same.
+  Immediate immediate = nullptr;
   StreamHandler stream;
   bool client_streams = false;
   bool server_streams = false;
@@ -87,15 +92,31 @@ class MethodTable {
         [handler = std::move(handler)](CallContext context,
                                        std::string bytes) -> Async<absl::StatusOr<std::string>> {
           Request request;
-          if (!request.ParseFromString(bytes))
-            co_return absl::InternalError(
-                "ttrpc: error unmarshalling payload: proto: cannot parse invalid wire-format data");
+          if (!request.ParseFromString(bytes)) co_return CannotParse();
           bytes = std::string();
           absl::StatusOr<Response> response =
               co_await handler(std::move(context), std::move(request));
           if (!response.ok()) co_return response.status();
           co_return response->SerializeAsString();
         });
+  }
+
+  // For a function from request message to absl::StatusOr<Response>.
+  template <typename Request, typename Response>
+  void AddImmediate(absl::string_view service, absl::string_view method,
+                    std::function<absl::StatusOr<Response>(const Request&)> function) {
+    Immediate immediate = [function = std::move(function)](
+                              std::string bytes) -> absl::StatusOr<std::string> {
+      Request request;
+      if (!request.ParseFromString(bytes)) return CannotParse();
+      absl::StatusOr<Response> response = function(request);
+      if (!response.ok()) return response.status();
+      return response->SerializeAsString();
+    };
+    Handler unary = [immediate](CallContext, std::string request)
+        -> Async<absl::StatusOr<std::string>> { co_return immediate(std::move(request)); };
+    Add(service, method,
+        Method{.unary = std::move(unary), .immediate = std::move(immediate), .stream = nullptr});
   }
 
   // Or which of the two is unknown: Unimplemented "service NAME" or "method NAME". A call holds its
@@ -110,6 +131,10 @@ class MethodTable {
   }
 
  private:
+  static absl::Status CannotParse() {
+    return absl::InternalError(
+        "ttrpc: error unmarshalling payload: proto: cannot parse invalid wire-format data");
+  }
   void Add(absl::string_view service, absl::string_view name, Method method) {
     services_[std::string(service)][std::string(name)] =
         std::make_shared<const Method>(std::move(method));

@@ -27,6 +27,14 @@ Async<absl::StatusOr<std::string>> RunUnary(std::shared_ptr<const Method> method
   co_return result;
 }
 
+absl::StatusOr<std::string> RunImmediate(const Method& method, std::string request) {
+  try {
+    return method.immediate(std::move(request));
+  } catch (const std::exception& error) {
+    return BugStatus(error);
+  }
+}
+
 Async<absl::StatusOr<std::string>> RunStream(std::shared_ptr<const Method> method,
                                              CallContext context,
                                              std::shared_ptr<ServerStream> stream) {

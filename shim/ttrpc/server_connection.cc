@@ -138,8 +138,12 @@ void ServerConnection::StartCall(uint32_t id, ::ttrpc::Request request) {
     return;
   }
   std::shared_ptr<const rpc::Method> method = *std::move(found);
-  rpc::CallContext context = MakeContext(request, gone());
   std::string payload = std::move(*request.mutable_payload());
+  if (method->immediate) {
+    Finish(id, rpc::RunImmediate(*method, std::move(payload)));
+    return;
+  }
+  rpc::CallContext context = MakeContext(request, gone());
   if (method->unary) {
     calls_.emplace(id, nullptr);
     Spawn(io_, RunUnary(self(), id, std::move(method), std::move(context), std::move(payload)));
