@@ -5,12 +5,12 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/status.h"
 
 namespace feather {
@@ -46,7 +46,7 @@ absl::Status Enter(const Descriptors& to) {
 
 absl::Status LeaveHome(Namespaces to) {
   if (g_away) return absl::FailedPreconditionError("in other namespaces already");
-  const Descriptors target = {to.net.get(), to.ipc.get(), to.uts.get()};
+  const Descriptors target = {to.net, to.ipc, to.uts};
   for (size_t i = 0; i < target.size(); ++i) {
     if (target[i] < 0) continue;
     absl::StatusOr<UniqueFd> own =
@@ -58,7 +58,7 @@ absl::Status LeaveHome(Namespaces to) {
     g_home[i] = own->Release();
   }
   g_away = true;
-  g_net = to.net.Release();
+  g_net = to.net;
   absl::Status status = Enter(target);
   if (!status.ok()) (void)ReturnHome().ok();
   return status;
@@ -68,7 +68,7 @@ absl::Status ReturnHome() {
   if (!g_away) return absl::OkStatus();
   RETURN_IF_ERROR(Enter(g_home));
   CloseAll(g_home);
-  UniqueFd(std::exchange(g_net, -1)).Reset();
+  g_net = -1;
   g_away = false;
   return absl::OkStatus();
 }
@@ -88,8 +88,9 @@ AtHome::~AtHome() {
   if (!g_away || g_net < 0) return;
   int error = errno;
   RaisedCapabilities raised({CAP_SYS_ADMIN});
-  // The pod's containers would find the host's network by this process.
-  if (setns(g_net, CLONE_NEWNET) < 0) abort();
+  // For want of memory. No container looks at /proc/<pid>/ns/net; the next of these tries again.
+  if (setns(g_net, CLONE_NEWNET) < 0)
+    LogError("cannot go back to the pod's network namespace", {{"error", ErrnoText(errno)}});
   errno = error;
 }
 

@@ -3,7 +3,6 @@
 #include <array>
 
 #include "absl/status/status.h"
-#include "runtime/base/unique_fd.h"
 
 namespace feather {
 
@@ -13,18 +12,19 @@ namespace feather {
 // runtime/mount/child.h), and its sockets are made there (AtHome). A process that has never left
 // pays nothing.
 //
-// A matter of the process, not of an object. setns(2): the process has one thread.
+// A matter of the process, not of an object. setns(2) moves the calling thread: the process' first,
+// whose namespaces are those of /proc/<pid>/ns. Where there are others (gRPC's) they stay at home.
 
-// Namespaces to enter; those without a descriptor stay.
+// Descriptors of namespaces to enter; -1: stay. The caller's, to be open until ReturnHome.
 struct Namespaces {
-  UniqueFd net;
-  UniqueFd ipc;
-  UniqueFd uts;
+  int net = -1;
+  int ipc = -1;
+  int uts = -1;
 };
 
 // All of them or none. Once, until ReturnHome.
 absl::Status LeaveHome(Namespaces to);
-// Back, and nothing of the others is held any more. Nothing to do at home.
+// Back. Nothing to do at home.
 absl::Status ReturnHome();
 
 // Descriptors of the namespaces to go back to with setns(2), -1 where there is nothing to do; null
@@ -34,8 +34,9 @@ const std::array<int, 3>* HomeNamespaces();
 // For a forked child with memory of its own, before it closes descriptors: goes back for good.
 absl::Status ReturnHomeInChild();
 
-// Puts this process into its home's network namespace while it lives, for a socket to be made: a
-// socket holds the namespace in which it was made. No waiting in between.
+// Puts this thread into its home's network namespace while it lives, for a socket or a thread to be
+// made: these hold the namespace in which they were made. No waiting in between. Meanwhile
+// /proc/<pid>/ns/net is the host's, so that no container may be told to join the pod by that.
 class AtHome {
  public:
   AtHome();

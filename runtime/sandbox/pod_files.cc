@@ -157,7 +157,7 @@ Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle) {
 }
 
 absl::Status JoinPod(const std::string& path, const PodFiles& files, pid_t pid,
-                     const std::string& user_namespace) {
+                     const NamespacePaths& namespaces) {
   absl::StatusOr<std::string> text = ReadFile(path);
   // The OCI runtime says best what is wrong. ParseSpec also limits the depth.
   if (!text.ok() || !ParseSpec(*text).ok()) return absl::OkStatus();
@@ -170,8 +170,9 @@ absl::Status JoinPod(const std::string& path, const PodFiles& files, pid_t pid,
   bool changed = false;
   if (config.IsIn("network", own + "net")) changed |= JoinFiles(config, files);
   if (config.IsIn("ipc", own + "ipc")) changed |= JoinShm(config, files);
-  if (!user_namespace.empty() && config.IsIn("user", own + "user")) {
-    (*config.Namespace("user"))["path"] = user_namespace;
+  for (const auto& [type, other] : namespaces) {
+    if (!config.IsIn(type, own + (type == "network" ? "net" : type))) continue;
+    (*config.Namespace(type))["path"] = other;
     changed = true;
   }
   return changed ? WriteFileAtomically(path, config.Dump(), 0644) : absl::OkStatus();

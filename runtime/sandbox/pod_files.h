@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "runtime/base/async.h"
 #include "runtime/reaper.h"
+#include "runtime/sandbox/pod_namespaces.h"
 
 namespace feather {
 
@@ -35,10 +36,10 @@ Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle);
 // - a container in the pod's IPC namespace whose /dev/shm is a tmpfs of its own gets the pod's;
 // - one in the pod's network namespace gets those of /etc/hostname, /etc/hosts and /etc/resolv.conf
 //   for which it has no mount;
-// - /proc/<pid>/ns/user becomes `user_namespace`, if not empty.
+// - each of those namespaces of which `namespaces` has another path is named by that one.
 // A file that is missing or broken, or of a container outside of the pod, is left alone.
 absl::Status JoinPod(const std::string& config, const PodFiles& files, pid_t pid,
-                     const std::string& user_namespace);
+                     const NamespacePaths& namespaces);
 
 // resolv.conf(5) with a line for each kind that is not empty.
 std::string ResolvConf(const std::vector<std::string>& servers,

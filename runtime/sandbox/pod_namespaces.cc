@@ -100,22 +100,39 @@ Async<absl::StatusOr<std::string>> ReadReport(asio::io_context& io, UniqueFd rep
 
 }  // namespace
 
+int PodNamespaces::Descriptor(absl::string_view type) const {
+  for (const auto& [kind, fd] : own_)
+    if (kind == type) return fd.get();
+  return -1;
+}
+
+NamespacePaths PodNamespaces::Paths() const {
+  NamespacePaths paths;
+  for (const auto& [type, fd] : own_)
+    paths.emplace_back(type, absl::StrCat("/proc/", getpid(), "/fd/", fd.get()));
+  return paths;
+}
+
 absl::Status PodNamespaces::OpenGiven(const PodConfig& config) {
   if (config.own_user && !config.own_net())
     return absl::UnimplementedError("a user namespace for a pod on the host's network");
   if (!config.own_net()) return absl::OkStatus();
+  UniqueFd net;
   {
     // It may be that of another process.
     RaisedCapabilities raised({CAP_SYS_PTRACE});
-    ASSIGN_OR_RETURN(net_, OpenFile(config.netns_path, O_RDONLY | O_NONBLOCK | O_NOCTTY));
+    ASSIGN_OR_RETURN(net, OpenFile(config.netns_path, O_RDONLY | O_NONBLOCK | O_NOCTTY));
   }
-  if (ioctl(net_.get(), NS_GET_NSTYPE) != CLONE_NEWNET)
+  if (ioctl(net.get(), NS_GET_NSTYPE) != CLONE_NEWNET)
     return absl::InvalidArgumentError(absl::StrCat(config.netns_path, " is no network namespace"));
-  if (!config.own_user) return absl::OkStatus();
-  user_.Reset(ioctl(net_.get(), NS_GET_USERNS));
-  if (!user_)
-    return ErrnoError(errno, absl::StrCat("find the user namespace of ", config.netns_path));
-  // ioctl_ns(2): the descriptor is close-on-exec already.
+  if (config.own_user) {
+    // ioctl_ns(2): the descriptor is close-on-exec already.
+    UniqueFd user(ioctl(net.get(), NS_GET_USERNS));
+    if (!user)
+      return ErrnoError(errno, absl::StrCat("find the user namespace of ", config.netns_path));
+    own_.emplace_back("user", std::move(user));
+  }
+  own_.emplace_back("network", std::move(net));
   return absl::OkStatus();
 }
 
@@ -133,8 +150,8 @@ absl::StatusOr<std::unique_ptr<PodNamespaces::Holder>> PodNamespaces::StartHolde
   for (std::string& argument : init.Arguments()) command.argv.push_back(std::move(argument));
   command.fds = {{report_write.get(), PodInit::kReport},
                  {life_read.get(), PodInit::kLife},
-                 {user_ ? user_.get() : null.get(), PodInit::kUser},
-                 {net_ ? net_.get() : null.get(), PodInit::kNet}};
+                 {config.own_user ? Descriptor("user") : null.get(), PodInit::kUser},
+                 {config.own_net() ? Descriptor("network") : null.get(), PodInit::kNet}};
   ASSIGN_OR_RETURN(pid_t pid, SpawnProcess(command));
   auto holder = std::make_unique<Holder>();
   holder->pid = pid;
@@ -144,23 +161,21 @@ absl::StatusOr<std::unique_ptr<PodNamespaces::Holder>> PodNamespaces::StartHolde
 }
 
 absl::Status PodNamespaces::Adopt(const PodConfig& config, pid_t holder) {
-  if (config.own_pid) {
-    pid_ = holder;
-    return absl::OkStatus();
-  }
   // It has capabilities, and may be another user.
   RaisedCapabilities raised({CAP_SYS_PTRACE});
-  Namespaces namespaces;
-  namespaces.net = std::move(net_);
-  std::string directory = absl::StrCat("/proc/", holder, "/ns/");
-  if (config.own_ipc) {
-    ASSIGN_OR_RETURN(namespaces.ipc, OpenFile(directory + "ipc", O_RDONLY));
-  }
-  if (config.own_uts()) {
-    ASSIGN_OR_RETURN(namespaces.uts, OpenFile(directory + "uts", O_RDONLY));
+  auto take = [&](const char* type) -> absl::Status {
+    ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(absl::StrCat("/proc/", holder, "/ns/", type), O_RDONLY));
+    own_.emplace_back(type, std::move(fd));
+    return absl::OkStatus();
+  };
+  if (config.own_ipc) RETURN_IF_ERROR(take("ipc"));
+  if (config.own_uts()) RETURN_IF_ERROR(take("uts"));
+  if (config.own_pid) {
+    pid_ = holder;
+    return take("pid");
   }
   pid_ = getpid();
-  return LeaveHome(std::move(namespaces));
+  return LeaveHome({Descriptor("network"), Descriptor("ipc"), Descriptor("uts")});
 }
 
 Async<absl::StatusOr<std::shared_ptr<PodNamespaces>>> PodNamespaces::Enter(
@@ -188,19 +203,13 @@ Async<absl::StatusOr<std::shared_ptr<PodNamespaces>>> PodNamespaces::Enter(
   holder.reset();
   co_await std::move(child_exit);
   if (!status.ok()) co_return status;
-  self->net_.Reset();
   co_return self;
-}
-
-std::string PodNamespaces::user_namespace() const {
-  if (!user_ || ended_) return "";
-  return absl::StrCat("/proc/", getpid(), "/fd/", user_.get());
 }
 
 Async<absl::Status> PodNamespaces::Leave() {
   left_ = true;
   absl::Status status = ReturnHome();
-  user_.Reset();
+  if (status.ok()) own_.clear();
   life_.Reset();
   if (!ended_) co_return status;
   std::shared_ptr<Event> ended = ended_;

@@ -31,6 +31,9 @@ struct PodConfig {
   bool own_uts() const { return own_net(); }
 };
 
+// Kinds of namespaces, as an OCI spec names them ("network"), with files of their own.
+using NamespacePaths = std::vector<std::pair<std::string, std::string>>;
+
 // The namespaces of a pod, without a process for them: a short-lived child makes them (pod_init.h)
 // and this process enters them (home_namespaces.h), so that they are those of /proc/<its pid>/ns.
 // Only a pod that shares a pid namespace has a process of its own, the one that process 1 is; then
@@ -49,8 +52,9 @@ class PodNamespaces {
 
   // The process by whose /proc/<pid>/ns the pod's namespaces can be had.
   pid_t pid() const { return pid_; }
-  // Path of the pod's user namespace where that is not /proc/<pid>/ns/user; else empty.
-  std::string user_namespace() const;
+  // Those of its own, as descriptors of this process. Unlike /proc/<pid>/ns/* such a path is never
+  // that of another namespace: after Leave it leads nowhere.
+  NamespacePaths Paths() const;
 
   // Lets go of the namespaces. They live on while containers do. Once.
   Async<absl::Status> Leave();
@@ -60,10 +64,11 @@ class PodNamespaces {
   absl::Status OpenGiven(const PodConfig& config);
   absl::StatusOr<std::unique_ptr<Holder>> StartHolder(const PodConfig& config);
   absl::Status Adopt(const PodConfig& config, pid_t holder);
+  int Descriptor(absl::string_view type) const;
 
   pid_t pid_ = 0;
-  UniqueFd net_;
-  UniqueFd user_;
+  // By the OCI spec's kinds.
+  std::vector<std::pair<std::string, UniqueFd>> own_;
   UniqueFd life_;  // the process 1 ends when this is closed
   bool left_ = false;
   std::shared_ptr<Event> ended_;  // the process 1 has; null: there is none

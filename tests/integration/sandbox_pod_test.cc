@@ -55,6 +55,40 @@ TEST_F(SandboxPodTest, NoContainerIsCreatedOnceItHasStopped) {
   EXPECT_THAT(Shutdown(), IsOk());
 }
 
+// StopSandbox comes between the container's Create and the OCI runtime's look at its namespaces.
+TEST_F(SandboxPodTest, ACreationThatAStopOvertakesDoesNotJoinTheHost) {
+  std::string at_runtime = ctrd().directory() + "/at-runtime";
+  std::string go_on = ctrd().directory() + "/go-on";
+  MakeFifo(at_runtime);
+  MakeFifo(go_on);
+  std::string runtime = WriteRuntime(
+      "runtime", absl::StrCat("case \"$*\" in *' create '*) echo >", at_runtime, "; read x <", go_on,
+                              ";; esac\nexec runc \"$@\"\n"));
+  for (cri::v1::NamespaceMode mode : {cri::v1::CONTAINER, cri::v1::POD}) {
+    shim_ = nullptr;
+    network_.reset();
+    cri::v1::PodSandboxConfig config = Config();
+    Options(config).set_pid(mode);
+    FifoReader reached(ctrd().io(), at_runtime);
+    pid_t pid = RunPod(config, Network().path());
+    Container& a = New("a", InPod(pid, "sleep 1000",
+                                  mode == cri::v1::POD ? absl::StrCat("/proc/", pid, "/ns/pid") : ""));
+    task::CreateTaskRequest request = a.CreateRequest();
+    containerd::runc::v1::Options options = ctrd().RuncOptions();
+    options.set_binary_name(runtime);
+    request.mutable_options()->set_value(options.SerializeAsString());
+    auto create = a.Send<task::CreateTaskResponse>("Create", request);
+    ASSERT_TRUE(RunUntil([&] { return !reached.data().empty(); }));
+    EXPECT_THAT(Stop(), IsOk());
+    ASSERT_THAT(WriteFile(go_on, "\n", 0), IsOk());
+    EXPECT_FALSE(create.Get().ok());
+    EXPECT_THAT(a.Delete(), IsError(kNotFound, "not created"));
+    a.Disconnect();
+    EXPECT_THAT(a.RemoveBundle(), IsOk());
+    EXPECT_THAT(Shutdown(), IsOk());
+  }
+}
+
 TEST_F(SandboxPodTest, ItsMetricsAreThoseOfThePodsCgroup) {
   cri::v1::PodSandboxConfig config = Config();
   config.mutable_linux()->set_cgroup_parent("/" + ctrd().name() + "-a");

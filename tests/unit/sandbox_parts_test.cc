@@ -74,18 +74,18 @@ class JoinPodTest : public testing::Test {
   }
   // A config.json with these namespaces, after JoinPod for process 7.
   json Join(const json& namespaces, const json& mounts = json::array(),
-            const std::string& user = "") {
+            const NamespacePaths& paths = {}) {
     json spec = {{"mounts", mounts},
                  {"root", {{"path", "rootfs"}, {"readonly", true}}},
                  {"process", {{"rlimit", 18446744073709551615U}, {"args", {"\u00e9\n"}}}},
                  {"linux", {{"namespaces", namespaces}}}};
     before_ = spec;
-    return JoinText(spec.dump(), user);
+    return JoinText(spec.dump(), paths);
   }
-  json JoinText(const std::string& text, const std::string& user = "") {
+  json JoinText(const std::string& text, const NamespacePaths& paths = {}) {
     std::string path = directory_.path() + "/config.json";
     EXPECT_TRUE(WriteFile(path, text, 0644).ok());
-    EXPECT_TRUE(JoinPod(path, files_, 7, user).ok());
+    EXPECT_TRUE(JoinPod(path, files_, 7, paths).ok());
     after_ = *ReadFile(path);
     return json::parse(after_, nullptr, false);
   }
@@ -130,11 +130,23 @@ TEST_F(JoinPodTest, LeavesAVolumeAtDevShmAlone) {
   EXPECT_EQ(Join({kIpc})["mounts"], json::array());
 }
 
-TEST_F(JoinPodTest, NamesTheUserNamespaceWhereItIs) {
-  json user = {{"type", "user"}, {"path", "/proc/7/ns/user"}};
-  EXPECT_EQ(Join(json::array({user}), {}, "/proc/7/fd/9")["linux"]["namespaces"][0]["path"],
-            "/proc/7/fd/9");
-  EXPECT_EQ(Join(json::array({{{"type", "user"}}}), {}, "/proc/7/fd/9"), before_);
+TEST_F(JoinPodTest, NamesTheNamespacesWhereTheyAre) {
+  auto at = [](const char* type, const std::string& path) {
+    return json{{"type", type}, {"path", path}};
+  };
+  const NamespacePaths paths = {{"user", "/proc/6/fd/3"},
+                                {"network", "/proc/6/fd/4"},
+                                {"ipc", "/proc/6/fd/5"},
+                                {"uts", "/proc/6/fd/6"}};
+  files_.bundle = "/missing";
+  json got = Join({at("user", "/proc/7/ns/user"), at("network", "/proc/7/ns/net"),
+                   at("uts", "/proc/7/ns/uts"), at("pid", "/proc/7/ns/pid"), {{"type", "mount"}}},
+                  {}, paths);
+  EXPECT_EQ(got["linux"]["namespaces"],
+            json({at("user", "/proc/6/fd/3"), at("network", "/proc/6/fd/4"),
+                  at("uts", "/proc/6/fd/6"), at("pid", "/proc/7/ns/pid"), {{"type", "mount"}}}));
+  EXPECT_EQ(Join({{{"type", "user"}}, at("network", "/proc/77/ns/net"), {{"type", "ipc"}}}, {}, paths),
+            before_);
 }
 
 TEST_F(JoinPodTest, LeavesWhatItDoesNotUnderstandToTheOciRuntime) {
@@ -148,7 +160,7 @@ TEST_F(JoinPodTest, LeavesWhatItDoesNotUnderstandToTheOciRuntime) {
     JoinText(text);
     EXPECT_EQ(after_, text);
   }
-  EXPECT_TRUE(JoinPod("/no/such/file", files_, 7, "").ok());
+  EXPECT_TRUE(JoinPod("/no/such/file", files_, 7, {}).ok());
 }
 
 TEST_F(JoinPodTest, AddsMountsWhereThereAreNone) {
@@ -183,12 +195,11 @@ TEST(HomeNamespaces, AreLeftAndComeBackTo) {
     int status = 0;
     waitpid(other, &status, WUNTRACED);
     if (!WIFSTOPPED(status)) return false;
-    Namespaces to;
-    to.net = *OpenFile(absl::StrCat("/proc/", other, "/ns/net"), O_RDONLY);
-    to.ipc = *OpenFile(absl::StrCat("/proc/", other, "/ns/ipc"), O_RDONLY);
+    UniqueFd other_net = *OpenFile(absl::StrCat("/proc/", other, "/ns/net"), O_RDONLY);
+    UniqueFd other_ipc = *OpenFile(absl::StrCat("/proc/", other, "/ns/ipc"), O_RDONLY);
     kill(other, SIGKILL);
     waitpid(other, nullptr, 0);
-    bool good = LeaveHome(std::move(to)).ok();
+    bool good = LeaveHome({.net = other_net.get(), .ipc = other_ipc.get()}).ok();
     good = good && HomeNamespaces() != nullptr && (*HomeNamespaces())[2] == -1;
     std::string away = Own("net");
     good = good && away != net && Own("ipc") != ipc && Own("uts") == uts;
@@ -206,11 +217,10 @@ TEST(HomeNamespaces, AreLeftAndComeBackTo) {
 TEST(HomeNamespaces, AreNotLeftByHalf) {
   EXPECT_TRUE(InChild([] {
     std::string net = Own("net"), ipc = Own("ipc");
-    Namespaces to;
-    to.net = *OpenFile("/proc/self/ns/net", O_RDONLY);
-    to.ipc = *OpenFile("/proc/self/ns/uts", O_RDONLY);  // another kind
-    return !LeaveHome(std::move(to)).ok() && HomeNamespaces() == nullptr && Own("net") == net &&
-           Own("ipc") == ipc;
+    UniqueFd own_net = *OpenFile("/proc/self/ns/net", O_RDONLY);
+    UniqueFd another_kind = *OpenFile("/proc/self/ns/uts", O_RDONLY);
+    return !LeaveHome({.net = own_net.get(), .ipc = another_kind.get()}).ok() &&
+           HomeNamespaces() == nullptr && Own("net") == net && Own("ipc") == ipc;
   }));
 }
 
