@@ -150,12 +150,9 @@ struct SandboxService::Sandbox {
     add("ipc", "ipc", config.own_ipc);
     add("uts", "uts", config.own_uts());
     add("pid", "pid", config.own_pid);
-    std::string user = namespaces ? namespaces->user_namespace() : "";
-    if (!user.empty()) {
-      namespaces_json.push_back({{"type", "user"}, {"path", user}});
-    } else {
-      add("user", "user", config.own_user);
-    }
+    // The shim itself is not in it.
+    for (const auto& [type, path] : namespaces ? namespaces->Paths() : NamespacePaths())
+      if (type == "user") namespaces_json.push_back({{"type", type}, {"path", path}});
     nlohmann::json spec = {{"ociVersion", "1.0.2"},
                            {"hostname", config.hostname},
                            {"linux", {{"namespaces", std::move(namespaces_json)}}}};
@@ -164,8 +161,8 @@ struct SandboxService::Sandbox {
 };
 
 SandboxService::SandboxService(asio::io_context& io, Reaper& reaper,
-                               std::function<void()> end_if_unused)
-    : io_(io), reaper_(reaper), end_if_unused_(std::move(end_if_unused)) {}
+                               std::function<void()> on_shutdown)
+    : io_(io), reaper_(reaper), on_shutdown_(std::move(on_shutdown)) {}
 
 SandboxService::~SandboxService() = default;
 
@@ -190,17 +187,13 @@ void SandboxService::Register(rpc::MethodTable& methods) {
   Add(methods, "SandboxMetrics", &SandboxService::Metrics);
 }
 
-bool SandboxService::started() const {
-  return sandbox_ && sandbox_->state != Sandbox::State::kCreated;
-}
-
 absl::Status SandboxService::PrepareBundle(const std::string& bundle) const {
   if (!had_sandbox_) return absl::OkStatus();
   // The namespaces that config.json names by this process would be the host's.
   if (!sandbox_ || sandbox_->pid() == 0)
     return absl::FailedPreconditionError("the sandbox of this shim does not run");
   return JoinPod(bundle + "/config.json", sandbox_->files, sandbox_->pid(),
-                 sandbox_->namespaces->user_namespace());
+                 sandbox_->namespaces->Paths());
 }
 
 absl::StatusOr<std::shared_ptr<SandboxService::Sandbox>> SandboxService::Find(
@@ -367,7 +360,7 @@ SandboxService::Answer<api::ShutdownSandboxResponse> SandboxService::Shutdown(
     sandbox->forgotten = true;
     if (sandbox_ == sandbox) sandbox_.reset();
   }
-  end_if_unused_();
+  on_shutdown_();
   co_return api::ShutdownSandboxResponse();
 }
 

@@ -26,17 +26,16 @@ namespace feather {
 // Status, Platform, Ping and Wait never wait for another call.
 class SandboxService {
  public:
-  // `end_if_unused` is called after a Shutdown: ends the shim, unless there are containers left.
-  SandboxService(asio::io_context& io, Reaper& reaper, std::function<void()> end_if_unused);
+  // `on_shutdown` is called after a Shutdown: ends the shim, unless there are containers left.
+  SandboxService(asio::io_context& io, Reaper& reaper, std::function<void()> on_shutdown);
   ~SandboxService();
 
   // The service must outlive the calls.
   void Register(rpc::MethodTable& methods);
 
-  // There is a sandbox: task Shutdowns do not end the shim.
+  // There is a sandbox. containerd has a record of it and will shut it down, however long that
+  // takes: until then neither a task's Shutdown nor the want of a connection ends the shim.
   bool exists() const { return sandbox_ != nullptr; }
-  // It has been started, so that somebody will shut it down, however long that takes.
-  bool started() const;
 
   // Before a container is created: gives its bundle what the pod has for it (JoinPod).
   absl::Status PrepareBundle(const std::string& bundle) const;
@@ -75,7 +74,7 @@ class SandboxService {
 
   asio::io_context& io_;
   Reaper& reaper_;
-  std::function<void()> end_if_unused_;
+  std::function<void()> on_shutdown_;
   std::shared_ptr<Sandbox> sandbox_;
   bool had_sandbox_ = false;
 };

@@ -27,7 +27,9 @@
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
+#include "runtime/bundle.h"
 #include "runtime/reaper.h"
+#include "shim/commands/await_server.h"
 #include "shim/commands/listener.h"
 #include "shim/inspect/service.h"
 #include "shim/publisher.h"
@@ -54,6 +56,8 @@ std::string WorkingDirectory() {
   std::array<char, PATH_MAX> path;
   return getcwd(path.data(), path.size()) == nullptr ? "" : path.data();
 }
+
+std::string DirectoryOf(const std::string& path) { return path.substr(0, path.rfind('/')); }
 
 // A listening socket with its file, which it removes. The file may be another's by then: someone
 // who took this process for dead.
@@ -129,16 +133,23 @@ class Shim {
  public:
   Shim(const Flags& flags, const rpc::Transport& transport)
       : flags_(flags),
+        awaited_(transport.protocol == "grpc"),
+        bundles_(DirectoryOf(WorkingDirectory())),
         signals_(io_),
         idle_timer_(io_),
         reaper_(io_),
         publisher_(io_, EventsAddress(), flags.name_space),
-        sandbox_(io_, reaper_, [this] { service_.EndIfUnused(); }),
+        sandbox_(io_, reaper_,
+                 [this] {
+                   service_.EndIfUnused();
+                   Released(flags_.id);
+                 }),
         service_(io_, reaper_, publisher_,
                  {.name_space = flags.name_space,
                   .has_sandbox = [this] { return sandbox_.exists(); },
                   .prepare_bundle =
-                      [this](const std::string& bundle) { return sandbox_.PrepareBundle(bundle); }},
+                      [this](const std::string& bundle) { return sandbox_.PrepareBundle(bundle); },
+                  .released = [this](const std::string& id) { Released(id); }},
                  [this] { BeginEnd(/*answer=*/true); }),
         server_(transport.make_server(io_, methods_)),
         inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, publisher_,
@@ -178,6 +189,11 @@ class Shim {
   }
 
  private:
+  // `delete` of a container waits for it, if the transport is such that there is one.
+  void Released(const std::string& id) {
+    if (awaited_ && ValidateId(id).ok()) ReleaseBundle(absl::StrCat(bundles_, "/", id));
+  }
+
   void AwaitSignal() {
     signals_.async_wait([this](const asio::error_code& error, int signal) {
       if (error) return;
@@ -197,7 +213,7 @@ class Shim {
     idle_timer_.async_wait([this](const asio::error_code& error) {
       // Who has no connection may have left something under way; nobody tells when that has failed.
       if (error || server_->connections() > 0) return;
-      if (!service_.idle() || sandbox_.started()) return EndWhenIdle();
+      if (!service_.idle() || sandbox_.exists()) return EndWhenIdle();
       LogInfo("no container and no connection");
       BeginEnd(/*answer=*/false);
     });
@@ -224,6 +240,8 @@ class Shim {
   }
 
   const Flags& flags_;
+  const bool awaited_;
+  const std::string bundles_;  // where they lie
   asio::io_context io_{1};
   asio::signal_set signals_;
   asio::steady_timer idle_timer_;

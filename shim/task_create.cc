@@ -61,8 +61,7 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   // Over a connection that was there before; the container would lose its shim at once.
   if (ending_) co_return absl::UnavailableError("the shim is ending");
   const std::string& id = request.id();
-  auto known = tasks_.find(id);
-  if ((known != tasks_.end() && !known->second->deleted) || creating_.contains(id))
+  if (Exists(id))
     co_return absl::AlreadyExistsError(absl::StrCat("container ", id, ": already exists"));
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, NewTask(request));
   std::shared_ptr<Container> container = task->container;

@@ -69,6 +69,11 @@ bool TaskService::idle() const {
   return creating_.empty();
 }
 
+bool TaskService::Exists(const std::string& id) const {
+  auto known = tasks_.find(id);
+  return (known != tasks_.end() && !known->second->deleted) || creating_.contains(id);
+}
+
 absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::Find(const std::string& id) const {
   auto it = tasks_.find(id);
   if (it == tasks_.end()) return absl::NotFoundError("container not created: not found");
@@ -194,8 +199,9 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Checkpoint(
 }
 
 TaskService::Answer<google::protobuf::Empty> TaskService::Shutdown(rpc::CallContext,
-                                                                   api::ShutdownRequest) {
+                                                                   api::ShutdownRequest request) {
   EndIfUnused();
+  if (!Exists(request.id())) config_.released(request.id());
   co_return Empty();
 }
 

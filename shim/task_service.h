@@ -38,6 +38,9 @@ class TaskService {
     std::function<absl::Status(const std::string&)> prepare_bundle = [](const std::string&) {
       return absl::OkStatus();
     };
+    // Called when containerd, by a Shutdown, is done with a container that is not here (any more);
+    // the shim may go on for others.
+    std::function<void(const std::string& id)> released = [](const std::string&) {};
   };
 
   // `on_shutdown` is called when Shutdown came and no container or sandbox is left; the answer is
@@ -100,6 +103,8 @@ class TaskService {
   void Add(rpc::MethodTable& methods, absl::string_view method,
            absl::StatusOr<Response> (TaskService::*function)(const Request&) const);
 
+  // Created, or being created, and not deleted.
+  bool Exists(const std::string& id) const;
   absl::StatusOr<std::shared_ptr<Task>> Find(const std::string& id) const;
   absl::StatusOr<std::shared_ptr<Process>> FindProcess(const std::string& id,
                                                        const std::string& exec_id) const;

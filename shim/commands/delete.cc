@@ -111,14 +111,16 @@ bool IsAt(const UniqueFd& directory, const std::string& path) {
 }
 
 // For a server that is alive: the parent has nothing to do (false), the child when the server has
-// ended and containerd has not removed the bundle.
+// ended and containerd has not removed the bundle. The child ends earlier if the server has no more
+// to do with this container.
 absl::StatusOr<bool> StayBehind(const std::string& socket, const std::string& bundle) {
   // As long as it is open no other directory can be taken for it.
   ASSIGN_OR_RETURN(UniqueFd directory, OpenFile(bundle, O_PATH | O_DIRECTORY));
+  ASSIGN_OR_RETURN(ReleaseWatch watch, ReleaseWatch::Start(directory.get()));
   pid_t child = fork();
   if (child < 0) return ErrnoError(errno, "fork");
   if (child > 0) return false;
-  if (!AwaitServerEnd(socket)) return false;
+  if (!AwaitServerEnd(socket, watch)) return false;
   auto limit = Clock::now() + kRemovalLimit;
   while (IsAt(directory, bundle) && Clock::now() < limit) usleep(kRemovalStep);
   return IsAt(directory, bundle);

@@ -7,7 +7,9 @@
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/post.hpp>
 #include <cerrno>
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -17,9 +19,13 @@
 namespace feather::grpc {
 namespace {
 
+// Finished when both threads have done with it.
 struct Operation {
   std::shared_ptr<void> holds;
   std::function<void(bool ok)> done;
+  bool started = false;
+  bool completed = false;
+  bool ok = false;
 };
 
 struct Verdict {
@@ -47,24 +53,53 @@ struct Completions::Impl : std::enable_shared_from_this<Impl> {
   }
 
   ~Impl() {
-    for (auto& [operation, ok] : finished) delete operation;
+    for (Operation* operation : finished) delete operation;
+    for (auto& [operation, call] : calls) delete operation;
   }
 
-  // The thread.
+  // The thread that begins.
+  void Call() {
+    std::unique_lock<std::mutex> lock(mutex);
+    while (true) {
+      changed.wait(lock, [this] { return closing || !calls.empty(); });
+      if (closing) return;
+      auto [operation, call] = std::move(calls.front());
+      calls.pop_front();
+      lock.unlock();
+      call();
+      call = nullptr;
+      lock.lock();
+      if (operation == nullptr) continue;
+      operation->started = true;
+      if (operation->completed) Finish(operation);
+    }
+  }
+
+  // The thread that waits.
   void Collect() {
     void* tag = nullptr;
     bool ok = false;
     while (queue->Next(&tag, &ok)) {
-      bool first;
-      {
-        std::lock_guard<std::mutex> lock(mutex);
-        first = finished.empty();
-        finished.emplace_back(static_cast<Operation*>(tag), ok);
-      }
-      const uint64_t one = 1;
-      // It cannot be full, and once is enough.
-      if (first) (void)!write(wakeup_fd, &one, sizeof one);
+      std::lock_guard<std::mutex> lock(mutex);
+      auto* operation = static_cast<Operation*>(tag);
+      operation->completed = true;
+      operation->ok = ok;
+      if (operation->started) Finish(operation);
     }
+  }
+
+  // Under the mutex.
+  void Finish(Operation* operation) {
+    finished.push_back(operation);
+    const uint64_t one = 1;
+    // It cannot be full, and once is enough.
+    if (finished.size() == 1) (void)!write(wakeup_fd, &one, sizeof one);
+  }
+
+  void Enqueue(Operation* operation, std::function<void()> call) {
+    std::lock_guard<std::mutex> lock(mutex);
+    calls.emplace_back(operation, std::move(call));
+    changed.notify_one();
   }
 
   void Listen() {
@@ -79,23 +114,28 @@ struct Completions::Impl : std::enable_shared_from_this<Impl> {
   void Deliver() {
     uint64_t count;
     (void)!read(wakeup_fd, &count, sizeof count);
-    std::vector<std::pair<Operation*, bool>> batch;
+    std::vector<Operation*> batch;
     {
       std::lock_guard<std::mutex> lock(mutex);
       batch.swap(finished);
     }
-    for (auto& [raw, ok] : batch) {
+    for (Operation* raw : batch) {
       std::unique_ptr<Operation> operation(raw);
-      operation->done(ok);
+      operation->done(operation->ok);
     }
   }
 
   std::unique_ptr<::grpc::CompletionQueue> queue;
   asio::posix::stream_descriptor wakeup;
   int wakeup_fd = -1;
-  std::thread thread;
+  std::thread beginner;
+  std::thread collector;
   std::mutex mutex;
-  std::vector<std::pair<Operation*, bool>> finished;  // under the mutex
+  std::condition_variable changed;
+  // Under the mutex, as are the members of operations that say how far they are.
+  bool closing = false;
+  std::deque<std::pair<Operation*, std::function<void()>>> calls;
+  std::vector<Operation*> finished;
 };
 
 Completions::Completions(asio::io_context& io, std::unique_ptr<::grpc::CompletionQueue> queue)
@@ -103,35 +143,46 @@ Completions::Completions(asio::io_context& io, std::unique_ptr<::grpc::Completio
   impl_->wakeup_fd = impl_->wakeup.native_handle();
   impl_->Listen();
   SignalsBlocked blocked;
-  impl_->thread = std::thread([impl = impl_.get()] { impl->Collect(); });
+  impl_->beginner = std::thread([impl = impl_.get()] { impl->Call(); });
+  impl_->collector = std::thread([impl = impl_.get()] { impl->Collect(); });
 }
 
 Completions::~Completions() { Close(); }
 
 void Completions::Close() {
-  if (!impl_->thread.joinable()) return;
+  if (!impl_->collector.joinable()) return;
+  {
+    std::lock_guard<std::mutex> lock(impl_->mutex);
+    impl_->closing = true;
+    impl_->changed.notify_one();
+  }
+  impl_->beginner.join();
   impl_->queue->Shutdown();
-  impl_->thread.join();
+  impl_->collector.join();
   asio::error_code ignored;
   impl_->wakeup.close(ignored);
 }
 
 ::grpc::CompletionQueue* Completions::queue() const { return impl_->queue.get(); }
 
-void Completions::Begin(std::shared_ptr<void> holds, const Start& start,
+void Completions::Begin(std::shared_ptr<void> holds, Start start,
                         std::function<void(bool ok)> done) {
-  if (!impl_->thread.joinable()) {
+  if (!impl_->collector.joinable()) {
     asio::post(impl_->wakeup.get_executor(), [done = std::move(done)] { done(false); });
     return;
   }
-  SignalsBlocked blocked;
-  start(new Operation{std::move(holds), std::move(done)});
+  auto* operation = new Operation{.holds = std::move(holds), .done = std::move(done)};
+  impl_->Enqueue(operation, [operation, start = std::move(start)] { start(operation); });
+}
+
+void Completions::Run(std::function<void()> call) {
+  if (impl_->collector.joinable()) impl_->Enqueue(nullptr, std::move(call));
 }
 
 Async<bool> Completions::Await(std::shared_ptr<Completions> self, std::shared_ptr<void> holds,
                                Start start) {
   auto verdict = std::make_shared<Verdict>();
-  self->Begin(std::move(holds), start, [verdict](bool ok) {
+  self->Begin(std::move(holds), std::move(start), [verdict](bool ok) {
     verdict->ok = ok;
     verdict->given.Set();
   });

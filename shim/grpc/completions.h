@@ -14,11 +14,11 @@ class CompletionQueue;
 
 namespace feather::grpc {
 
-// gRPC's operations as something that a coroutine awaits. A thread waits for their completions and
-// hands them to the loop; it does nothing else, and everything else happens on the loop. (The loop
-// itself is not thread-safe: the two share a list under a mutex, and an eventfd(2).)
-//
-// Signals are the loop's: they are blocked in this thread and in those that gRPC makes.
+// gRPC's operations as something that a coroutine awaits. Two threads serve them and do nothing
+// else; everything else happens on the loop. One begins the operations, so that threads which gRPC
+// may make at that never have what the loop's thread has: its signals, and a pod's namespaces
+// (runtime/base/home_namespaces.h). The other waits for their completions and hands them to the
+// loop. (The loop itself is not thread-safe: they share lists under a mutex, and an eventfd(2).)
 class Completions {
  public:
   // `io` must outlive it.
@@ -31,21 +31,24 @@ class Completions {
   ::grpc::CompletionQueue* queue() const;
 
   using Start = std::function<void(void* tag)>;
-  // Starts an operation. `holds` is kept until gRPC has finished with it; `done` is called on the
-  // loop with gRPC's verdict.
-  void Begin(std::shared_ptr<void> holds, const Start& start, std::function<void(bool ok)> done);
+  // Starts an operation: calls `start` in the other thread, in the order of these calls. `holds` is
+  // kept until gRPC has finished with it; `done` is called on the loop with gRPC's verdict, after
+  // `start` has returned.
+  void Begin(std::shared_ptr<void> holds, Start start, std::function<void(bool ok)> done);
   // The same for a coroutine.
   static Async<bool> Await(std::shared_ptr<Completions> self, std::shared_ptr<void> holds,
                            Start start);
-  // For a tag that gRPC does not hand back.
+  // For a tag that gRPC does not hand back, after a later operation has been completed.
   static void Forget(void* tag);
+  // Any other call of gRPC's, in that thread and in the same order.
+  void Run(std::function<void()> call);
 
  private:
   struct Impl;
   std::shared_ptr<Impl> impl_;
 };
 
-// Around a call of gRPC's that might make a thread.
+// Around a call of gRPC's in a thread that gets signals, if threads may be made.
 class SignalsBlocked {
  public:
   SignalsBlocked();

@@ -19,6 +19,7 @@
 #include "runtime/base/trim.h"
 #include "shim/grpc/call.h"
 #include "shim/grpc/completions.h"
+#include "shim/grpc/debug_services.h"
 #include "shim/rpc/acceptor.h"
 
 namespace feather::grpc {
@@ -75,7 +76,9 @@ class Server : public rpc::Server {
     Impl(asio::io_context& context, const rpc::MethodTable& table)
         : io(context),
           methods(table),
-          acceptor(context, [this](UniqueFd socket) { Open(std::move(socket)); }) {}
+          acceptor(context, [this](UniqueFd socket) { Open(std::move(socket)); }) {
+      AddDebugServices(methods, debug_methods);
+    }
 
     static Async<> TakeCalls(std::shared_ptr<Impl> self);
     static Async<> Watch(std::shared_ptr<Impl> self, UniqueFd socket);
@@ -85,6 +88,7 @@ class Server : public rpc::Server {
 
     asio::io_context& io;
     const rpc::MethodTable& methods;
+    rpc::MethodTable debug_methods;
     std::unique_ptr<Engine> engine;
     std::shared_ptr<Completions> completions;
     rpc::Acceptor acceptor;
@@ -98,11 +102,16 @@ class Server : public rpc::Server {
 
 // "/service/method"
 absl::StatusOr<std::shared_ptr<const rpc::Method>> FindMethod(const rpc::MethodTable& methods,
+                                                              const rpc::MethodTable& debug_methods,
                                                               absl::string_view path) {
   absl::ConsumePrefix(&path, "/");
   size_t slash = path.rfind('/');
   if (slash == path.npos) return absl::UnimplementedError(absl::StrCat("method ", path));
-  return methods.Find(path.substr(0, slash), path.substr(slash + 1));
+  absl::string_view service = path.substr(0, slash), method = path.substr(slash + 1);
+  absl::StatusOr<std::shared_ptr<const rpc::Method>> found = methods.Find(service, method);
+  if (found.ok()) return found;
+  absl::StatusOr<std::shared_ptr<const rpc::Method>> debug = debug_methods.Find(service, method);
+  return debug.ok() ? debug : found;
 }
 
 Async<> Server::Impl::TakeCalls(std::shared_ptr<Impl> self) {
@@ -129,7 +138,7 @@ Async<> Server::Impl::TakeCalls(std::shared_ptr<Impl> self) {
 
 void Server::Impl::Begin(std::shared_ptr<Call> call) {
   absl::StatusOr<std::shared_ptr<const rpc::Method>> method =
-      FindMethod(methods, call->context.method());
+      FindMethod(methods, debug_methods, call->context.method());
   if (method.ok())
     Spawn(io, RunCall(completions, std::move(call), *std::move(method), answering));
   else
@@ -144,8 +153,9 @@ void Server::Impl::Open(UniqueFd socket) {
   }
   ++connections;
   Spawn(io, Watch(shared_from_this(), std::move(watched)));
-  SignalsBlocked blocked;
-  ::grpc::AddInsecureChannelFromFd(engine->server.get(), socket.Release());
+  completions->Run([server = engine->server.get(), fd = socket.Release()] {
+    ::grpc::AddInsecureChannelFromFd(server, fd);
+  });
 }
 
 // gRPC tells nobody when a connection ends, but then one end or the other shuts the socket down.

@@ -119,6 +119,13 @@ class MethodTable {
         Method{.unary = std::move(unary), .immediate = std::move(immediate), .stream = nullptr});
   }
 
+  // In no order.
+  std::vector<std::string> Services() const {
+    std::vector<std::string> names;
+    for (const auto& [name, methods] : services_) names.push_back(name);
+    return names;
+  }
+
   // Or which of the two is unknown: Unimplemented "service NAME" or "method NAME". A call holds its
   // method, so that it may outlive the table.
   absl::StatusOr<std::shared_ptr<const Method>> Find(absl::string_view service,

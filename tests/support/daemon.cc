@@ -72,6 +72,8 @@ std::string Daemon::Runtime() { return Getenv("FEATHER_TEST_RUNTIME", "io.contai
 
 bool Daemon::TestsFeather() { return absl::StrContains(Runtime(), ".feather"); }
 
+bool Daemon::TestsGrpc() { return absl::StrContains(Runtime(), "-grpc."); }
+
 Daemon::Daemon(std::string suite, std::string cri)
     : suite_(std::move(suite)), binaries_(BinaryDirectory(suite_)), cri_(std::move(cri)) {
   static const bool entered = EnterMountNamespace();

@@ -46,6 +46,8 @@ class Daemon {
   static std::string Runtime();
   // The subject is feather, not another shim that the tests are compared with.
   static bool TestsFeather();
+  // The one that speaks gRPC.
+  static bool TestsGrpc();
 
   // `cri`: CRI's configuration in TOML, of the daemon's version; empty: without CRI.
   explicit Daemon(std::string suite, std::string cri = "");

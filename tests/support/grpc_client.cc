@@ -37,7 +37,7 @@ class Client : public ttrpc::Client {
         std::make_shared<grpc::Completions>(io, std::make_unique<::grpc::CompletionQueue>());
     channel_ = ::grpc::CreateCustomChannel(std::string(address),
                                            ::grpc::InsecureChannelCredentials(), arguments);
-    stub_ = std::make_unique<::grpc::GenericStub>(channel_);
+    stub_ = std::make_shared<::grpc::GenericStub>(channel_);
   }
   ~Client() override { CloseNow(); }
 
@@ -72,8 +72,9 @@ class Client : public ttrpc::Client {
     if (!channel_) co_return absl::UnavailableError("ttrpc: closed");
     calls_.push_back(call);
     std::string path = absl::StrCat("/", service, "/", method);
+    std::shared_ptr<::grpc::GenericStub> stub = stub_;
     co_await grpc::Completions::Await(completions, call, [&](void* tag) {
-      call->reader = stub_->PrepareUnaryCall(&call->context, path, grpc::ToBuffer(request),
+      call->reader = stub->PrepareUnaryCall(&call->context, path, grpc::ToBuffer(request),
                                              completions->queue());
       call->reader->StartCall();
       call->reader->Finish(&call->answer, &call->status, tag);
@@ -111,7 +112,7 @@ class Client : public ttrpc::Client {
 
   std::shared_ptr<grpc::Completions> completions_;
   std::shared_ptr<::grpc::Channel> channel_;
-  std::unique_ptr<::grpc::GenericStub> stub_;
+  std::shared_ptr<::grpc::GenericStub> stub_;
   std::vector<std::weak_ptr<test::Call>> calls_;
 };
 

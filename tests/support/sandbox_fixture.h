@@ -88,10 +88,11 @@ class NetworkNamespace {
   std::string name_;
 };
 
-// What of a process holds a network namespace: descriptors of it, and sockets made in it.
+// What of a process holds a network namespace: threads, descriptors of it, and sockets made in it.
 inline std::vector<std::string> HoldersOf(pid_t pid, const std::string& name) {
   std::vector<std::string> found;
-  if (NamespaceOf(pid, "net") == name) found.push_back("the process itself");
+  for (const std::string& thread : testing::ListDirectory(absl::StrCat("/proc/", pid, "/task")))
+    if (NamespaceOf(std::stoi(thread), "net") == name) found.push_back("thread " + thread);
   UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   std::string directory = absl::StrCat("/proc/", pid, "/fd");
   for (const std::string& number : testing::ListDirectory(directory)) {
