@@ -52,6 +52,7 @@ std::string CriTest::Configuration(const std::string& directory) const {
   // What containerd 2 has by default.
   absl::StrAppend(&text, "enable_unprivileged_ports = true\nenable_unprivileged_icmp = true\n");
   if (!v3) absl::StrAppend(&text, "sandbox_image = \"", kPause, "\"\n");
+  absl::StrAppend(&text, "stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n");
   absl::StrAppend(&text, table(".containerd"), "default_runtime_name = \"feather\"\n");
   if (!v3) absl::StrAppend(&text, "snapshotter = \"overlayfs\"\n");
   absl::StrAppend(&text, table(".containerd.runtimes.feather"), "runtime_type = \"",

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/daemon.h"
+#include "tests/support/web_socket.h"
 
 namespace feather::testing {
 
@@ -65,6 +66,16 @@ class CriTest : public ::testing::TestWithParam<std::string> {
   bool WaitForExit(const std::string& id);
   absl::StatusOr<cri::ExecSyncResponse> ExecSync(const std::string& id, const std::string& script,
                                                  int64_t timeout = 0);
+  // The stream of an Exec, Attach or PortForward; null, and a failure, if there is none.
+  template <typename Request>
+  std::unique_ptr<WebSocket> Stream(const std::string& method, const Request& request) {
+    auto response = Call<cri::StreamResponse>(method, request);
+    EXPECT_TRUE(response.ok()) << response.status();
+    if (!response.ok()) return nullptr;
+    auto socket = WebSocket::Open(response->url());
+    EXPECT_TRUE(socket.ok()) << socket.status();
+    return socket.ok() ? *std::move(socket) : nullptr;
+  }
   // What a container has written to its log so far, without time stamps and stream names.
   std::string LogOf(const std::string& name) const;
 
