@@ -4,6 +4,7 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -185,6 +186,13 @@ void SandboxService::Register(rpc::MethodTable& methods) {
   Add(methods, "PingSandbox", &SandboxService::Ping);
   Add(methods, "ShutdownSandbox", &SandboxService::Shutdown);
   Add(methods, "SandboxMetrics", &SandboxService::Metrics);
+}
+
+void SandboxService::Describe(inspect::v1::ShimResponse& shim) const {
+  if (!sandbox_) return;
+  constexpr std::array<const char*, 3> kStates = {"created", "ready", "stopped"};
+  shim.mutable_sandbox()->set_state(kStates[static_cast<size_t>(sandbox_->state)]);
+  shim.mutable_sandbox()->set_pid(static_cast<uint32_t>(sandbox_->pid()));
 }
 
 absl::Status SandboxService::PrepareBundle(const std::string& bundle) const {

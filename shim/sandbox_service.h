@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "proto/inspect.pb.h"
 #include "proto/sandbox.pb.h"
 #include "runtime/reaper.h"
 #include "shim/rpc/method_table.h"
@@ -36,6 +37,9 @@ class SandboxService {
   // There is a sandbox. containerd has a record of it and will shut it down, however long that
   // takes: until then neither a task's Shutdown nor the want of a connection ends the shim.
   bool exists() const { return sandbox_ != nullptr; }
+
+  // Adds the sandbox, if there is one.
+  void Describe(inspect::v1::ShimResponse& shim) const;
 
   // Before a container is created: gives its bundle what the pod has for it (JoinPod).
   absl::Status PrepareBundle(const std::string& bundle) const;

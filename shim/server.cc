@@ -152,7 +152,7 @@ class Shim {
                   .released = [this](const std::string& id) { Released(id); }},
                  [this] { BeginEnd(/*answer=*/true); }),
         server_(transport.make_server(io_, methods_)),
-        inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, publisher_,
+        inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, sandbox_, publisher_,
                  [this] { return server_->connections(); }) {
     service_.Register(methods_);
     inspect_.Register(methods_);

@@ -94,6 +94,8 @@ Totals TotalsOf(const v1::ShimResponse& report) {
 
 std::string ContainersText(const v1::ShimResponse& report) {
   if (report.containers_size() == 1) return report.containers(0).state();
+  if (report.containers_size() == 0 && report.has_sandbox())
+    return absl::StrCat("none (pod ", report.sandbox().state(), ")");
   const auto running = std::count_if(report.containers().begin(), report.containers().end(),
                                      [](const v1::Container& c) { return c.state() == "running"; });
   return absl::StrCat(running, "/", report.containers_size(), " running");
@@ -126,6 +128,8 @@ Json ShimJson(const Node::Shim& shim) {
                {"problems", report.problems()},
                {"last_problems", Json::array()},
                {"containers", Json::array()}};
+  if (report.has_sandbox())
+    json["sandbox"] = {{"state", report.sandbox().state()}, {"pid", report.sandbox().pid()}};
   for (const v1::Problem& problem : report.last_problems())
     json["last_problems"].push_back({{"at", UtcText(TimeOf(problem.at()))},
                                      {"level", problem.level()},
@@ -249,6 +253,10 @@ std::string DetailText(const Node::Shim& shim, SystemTime now) {
       {"socket", Printable(shim.socket)},
       {"bundle", Printable(report.bundle())},
   });
+  if (report.has_sandbox())
+    absl::StrAppend(&text, "\n",
+                    Columns({{"sandbox", Printable(report.sandbox().state())},
+                             {"  pid", absl::StrCat(report.sandbox().pid())}}));
   for (const v1::Container& container : report.containers()) {
     std::string state = container.state();
     if (container.has_exited_at())

@@ -51,12 +51,13 @@ void SetTime(std::chrono::system_clock::time_point time, google::protobuf::Times
 }  // namespace
 
 Service::Service(std::string id, std::string name_space, std::string bundle,
-                 const TaskService& tasks, const Publisher& publisher,
-                 std::function<size_t()> connections)
+                 const TaskService& tasks, const SandboxService& sandbox,
+                 const Publisher& publisher, std::function<size_t()> connections)
     : id_(std::move(id)),
       name_space_(std::move(name_space)),
       bundle_(std::move(bundle)),
       tasks_(tasks),
+      sandbox_(sandbox),
       publisher_(publisher),
       connections_(std::move(connections)) {}
 
@@ -90,6 +91,7 @@ api::ShimResponse Service::Report() const {
     problem.set_text(ttrpc::ValidUtf8(logged.text));
   }
   tasks_.Describe(report);
+  sandbox_.Describe(report);
   return report;
 }
 

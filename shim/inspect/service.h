@@ -8,6 +8,7 @@
 #include "proto/inspect.pb.h"
 #include "shim/publisher.h"
 #include "shim/rpc/method_table.h"
+#include "shim/sandbox_service.h"
 #include "shim/task_service.h"
 
 namespace feather::inspect {
@@ -18,7 +19,8 @@ class Service {
  public:
   // All of it must outlive the service. `bundle`: where the shim was started.
   Service(std::string id, std::string name_space, std::string bundle, const TaskService& tasks,
-          const Publisher& publisher, std::function<size_t()> connections);
+          const SandboxService& sandbox, const Publisher& publisher,
+          std::function<size_t()> connections);
 
   // The service must outlive the calls.
   void Register(rpc::MethodTable& methods);
@@ -33,6 +35,7 @@ class Service {
   const std::string bundle_;
   const std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
   const TaskService& tasks_;
+  const SandboxService& sandbox_;
   const Publisher& publisher_;
   const std::function<size_t()> connections_;
 };

@@ -99,6 +99,28 @@ TEST_P(Cri, AnOomKillIsTheReasonOfTheExit) {
   EXPECT_TRUE(RemovePod(*pod).ok());
 }
 
+TEST_P(Cri, SystemdMakesAScopeForEachContainerInThePodsSlice) {
+  if (!systemd()) GTEST_SKIP() << "needs systemd as process 1 (the test cgroup2.cri_systemd)";
+  cri::PodSandboxConfig config = PodConfig("pod");
+  auto pod = RunPod(config, Handler());
+  ASSERT_TRUE(pod.ok()) << pod.status();
+  auto id = RunContainer(*pod, config, ContainerConfig(config, "a", "exec sleep 4242"));
+  ASSERT_TRUE(id.ok()) << id.status();
+  const CommandResult scope =
+      RunCommand({.argv = {"systemctl", "show", "--property=ControlGroup,ActiveState",
+                           absl::StrCat("cri-containerd-", *id, ".scope")}});
+  EXPECT_THAT(scope.out, HasSubstr(absl::StrCat("ControlGroup=/feather.slice/", kSlice,
+                                                "/cri-containerd-", *id, ".scope\n")));
+  EXPECT_THAT(scope.out, HasSubstr("ActiveState=active\n"));
+  cri::ContainerRequest stats;
+  stats.set_container_id(*id);
+  auto used = Call<cri::ContainerStatsResponse>("ContainerStats", stats);
+  ASSERT_TRUE(used.ok()) << used.status();
+  EXPECT_GT(used->stats().memory().working_set_bytes().value(), 0u);
+  EXPECT_TRUE(StopPod(*pod).ok());
+  EXPECT_TRUE(RemovePod(*pod).ok());
+}
+
 TEST_P(Cri, APodSurvivesARestartOfContainerd) {
   cri::PodSandboxConfig config = PodConfig("pod");
   auto pod = RunPod(config, Handler());

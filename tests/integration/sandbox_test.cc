@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "proto/inspect.pb.h"
 #include "tests/support/sandbox_fixture.h"
 
 namespace feather::test {
@@ -135,6 +136,27 @@ TEST_F(SandboxTest, AKernelParameterThatTheKernelRefusesFailsTheStart) {
   ASSERT_THAT(Create(config, Network().path()), IsOk());
   EXPECT_THAT(Start(), IsError(kUnknown, "ip_forward: write: invalid argument"));
   EXPECT_THAT(HoldersOf(Shim().shim_pid(), Network().name()), IsEmpty());
+  EXPECT_THAT(Shutdown(), IsOk());
+}
+
+TEST_F(SandboxTest, InspectTellsOfItWithoutContainers) {
+  auto inspect = [&] {
+    auto answer = Pending<inspect::v1::ShimResponse>(
+                      ctrd().loop(), Shim().SendBytes("feather.inspect.v1.Inspect", "Shim", ""))
+                      .Get();
+    EXPECT_THAT(answer, IsOk());
+    return answer.ok() ? *answer : inspect::v1::ShimResponse();
+  };
+  EXPECT_FALSE(inspect().has_sandbox());
+  ASSERT_THAT(Create(Config(), Network().path()), IsOk());
+  EXPECT_EQ(inspect().sandbox().state(), "created");
+  EXPECT_EQ(inspect().sandbox().pid(), 0u);
+  ASSERT_THAT(Start(), IsOk());
+  EXPECT_EQ(inspect().sandbox().state(), "ready");
+  EXPECT_EQ(inspect().sandbox().pid(), static_cast<uint32_t>(Shim().shim_pid()));
+  EXPECT_EQ(inspect().containers_size(), 0);
+  EXPECT_THAT(Stop(), IsOk());
+  EXPECT_EQ(inspect().sandbox().state(), "stopped");
   EXPECT_THAT(Shutdown(), IsOk());
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -40,6 +41,8 @@ std::string Frame(const std::string& message) {
 
 }  // namespace
 
+bool CriTest::systemd() { return getenv("FEATHER_GUEST_SYSTEMD") != nullptr; }
+
 std::string CriTest::Configuration(const std::string& directory) const {
   const bool v3 = absl::StartsWith(GetParam(), "sid");
   const std::string plugin = v3 ? "io.containerd.cri.v1.runtime" : "io.containerd.grpc.v1.cri";
@@ -55,11 +58,15 @@ std::string CriTest::Configuration(const std::string& directory) const {
   absl::StrAppend(&text, "stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n");
   absl::StrAppend(&text, table(".containerd"), "default_runtime_name = \"feather\"\n");
   if (!v3) absl::StrAppend(&text, "snapshotter = \"overlayfs\"\n");
-  absl::StrAppend(&text, table(".containerd.runtimes.feather"), "runtime_type = \"",
-                  Daemon::Runtime(), "\"\n");
-  if (shim_mode())
-    absl::StrAppend(&text, table(".containerd.runtimes.podless"), "runtime_type = \"",
-                    Daemon::Runtime(), "\"\nsandboxer = \"shim\"\n");
+  auto handler = [&](const std::string& name, const char* more) {
+    absl::StrAppend(&text, table(".containerd.runtimes." + name), "runtime_type = \"",
+                    Daemon::Runtime(), "\"\n", more);
+    if (systemd())
+      absl::StrAppend(&text, table(".containerd.runtimes." + name + ".options"),
+                      "SystemdCgroup = true\n");
+  };
+  handler("feather", "");
+  if (shim_mode()) handler("podless", "sandboxer = \"shim\"\n");
   absl::StrAppend(&text, table(".cni"), v3 ? "bin_dirs = [\"" : "bin_dir = \"", kCniPlugins,
                   v3 ? "\"]\n" : "\"\n", "conf_dir = \"", directory, "/cni\"\n");
   if (v3)
@@ -145,7 +152,8 @@ cri::PodSandboxConfig CriTest::PodConfig(const std::string& name) const {
   config.set_hostname(name);
   config.set_log_directory(daemon_->directory() + "/tmp");
   config.mutable_dns_config()->add_servers("192.0.2.1");
-  config.mutable_linux()->set_cgroup_parent("/" + daemon_->containerd_namespace());
+  config.mutable_linux()->set_cgroup_parent(
+      systemd() ? kSlice : "/" + daemon_->containerd_namespace());
   Options(config).set_pid(cri::CONTAINER);
   return config;
 }

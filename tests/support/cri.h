@@ -28,6 +28,9 @@ class CriTest : public ::testing::TestWithParam<std::string> {
   void TearDown() override;
 
   bool shim_mode() const { return GetParam().ends_with("_shim"); }
+  // Pods' cgroups are made by systemd, in the guest whose process 1 it is: below kSlice.
+  static bool systemd();
+  static constexpr char kSlice[] = "feather-pods.slice";
   // The handler under test; "feather" is a pod with a pause container.
   std::string Handler() const { return shim_mode() ? "podless" : "feather"; }
 

@@ -124,6 +124,20 @@ TEST(InspectJson, HasEverythingUnderTheNamesOfTheMessages) {
   EXPECT_EQ(json["silent"][0], "/run/containerd/s/mute");
 }
 
+TEST(Inspect, TellsOfAPodWithoutAPauseContainer) {
+  Node node = OneNode();
+  v1::ShimResponse& report = node.shims[0].report;
+  EXPECT_FALSE(nlohmann::json::parse(JsonText(node))["shims"][0].contains("sandbox"));
+  report.mutable_sandbox()->set_state("ready");
+  report.mutable_sandbox()->set_pid(4194304);
+  EXPECT_THAT(TableText(node), HasSubstr("1/2 running"));
+  EXPECT_THAT(DetailText(node.shims[0], At(kNow)), HasSubstr("sandbox  ready\n  pid    4194304\n"));
+  const auto json = nlohmann::json::parse(JsonText(node));
+  EXPECT_EQ(json["shims"][0]["sandbox"], nlohmann::json({{"state", "ready"}, {"pid", 4194304}}));
+  report.clear_containers();
+  EXPECT_THAT(TableText(node), HasSubstr("none (pod ready)"));
+}
+
 TEST(InspectJson, TakesNamesThatAreNoUtf8) {
   Node node = OneNode();
   node.shims[0].report.mutable_containers(0)->set_id("\xff");
