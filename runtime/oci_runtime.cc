@@ -111,8 +111,11 @@ OciRuntime::OciRuntime(Reaper& reaper, Config config)
 
 // A container must not outlive its bundle because its runtime has nowhere to write its log to.
 std::string OciRuntime::LogPath() const {
-  if (access(config_.bundle.c_str(), F_OK) < 0 && errno == ENOENT) return "/dev/null";
-  return absl::StrCat(config_.bundle, "/log.json");
+  return BundleExists() ? absl::StrCat(config_.bundle, "/log.json") : "/dev/null";
+}
+
+bool OciRuntime::BundleExists() const {
+  return access(config_.bundle.c_str(), F_OK) == 0 || errno != ENOENT;
 }
 
 std::vector<std::string> OciRuntime::CommandLine(const std::vector<std::string>& arguments) const {
@@ -131,6 +134,8 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   Command command;
   command.argv = CommandLine(invocation.arguments);
   command.env = InheritedEnvironment();
+  // Where containerd's own shim is, and stays; wrappers around a runtime look for config.json there.
+  if (BundleExists()) command.working_directory = config_.bundle;
   UniqueFd input;
   if (!invocation.input.empty()) {
     CO_ASSIGN_OR_RETURN(input, MemoryFile("feather-input", invocation.input));
@@ -176,8 +181,11 @@ absl::Status OciRuntime::Explain(absl::string_view prefix, off_t log_end,
 // runc says so; crun (1.8) complains of its missing state directory, whose place is runc's.
 bool OciRuntime::IsUnknownContainer(const absl::Status& status) const {
   if (absl::StrContains(status.message(), "does not exist")) return true;
-  return absl::StrContains(status.message(), kFailed) &&
-         access(absl::StrCat(config_.root, "/", config_.id).c_str(), F_OK) < 0 && errno == ENOENT;
+  return absl::StrContains(status.message(), kFailed) && !HasState();
+}
+
+bool OciRuntime::HasState() const {
+  return access(absl::StrCat(config_.root, "/", config_.id).c_str(), F_OK) == 0 || errno != ENOENT;
 }
 
 Async<absl::Status> OciRuntime::Run(std::string prefix, Invocation invocation) {

@@ -21,8 +21,8 @@ namespace feather {
 // calls. Arguments are those that containerd's own shim uses (contract section 4.3):
 //   <binary> --root <root>/<namespace> --log <bundle>/log.json --log-format json
 //       [--criu <path>] [--systemd-cgroup] <command> …
-// Environment: this process' without NOTIFY_SOCKET. Working directory and process group: this
-// process'. The runtime is killed when this process ends.
+// Environment: this process' without NOTIFY_SOCKET. Working directory: the bundle, while it exists.
+// Process group: this process'. The runtime is killed when this process ends.
 //
 // Errors: code Unknown, text "OCI runtime <op> failed: <last error line that *this* command wrote
 // to log.json>", or "…: <binary> did not terminate successfully: exit status N: <output>" when it
@@ -100,6 +100,9 @@ class OciRuntime {
   };
   Async<absl::Status> Checkpoint(CheckpointArgs args);
 
+  // Whether it has something under the container's id, be it only half made.
+  bool HasState() const;
+
   const Config& config() const { return config_; }
 
  private:
@@ -122,6 +125,7 @@ class OciRuntime {
   Async<absl::Status> Run(std::string prefix, std::vector<std::string> arguments);
   std::vector<std::string> CommandLine(const std::vector<std::string>& arguments) const;
   std::string LogPath() const;
+  bool BundleExists() const;
 
   Reaper& reaper_;
   Config config_;

@@ -100,6 +100,18 @@ TEST_F(OciRuntimeTest, GivesCheckpointAndRestoreContainerdsArguments) {
             "--leave-running ID ");
 }
 
+// A wrapper may look for config.json there (containerd's own for its tests does).
+TEST_F(OciRuntimeTest, RunsInTheBundleWhileThatExists) {
+  Fake("pwd > $D/cwd");
+  OciRuntime runtime(reaper_, config_);
+  ASSERT_TRUE(Await(runtime.Start()).ok());
+  EXPECT_EQ(Read("cwd"), config_.bundle + "\n");
+  config_.bundle = Path("gone");
+  OciRuntime homeless(reaper_, config_);
+  ASSERT_TRUE(Await(homeless.Delete(true)).ok());
+  EXPECT_EQ(Read("cwd"), std::filesystem::current_path().string() + "\n");
+}
+
 // Checklist: C5.
 TEST_F(OciRuntimeTest, PassesCriuAndTheSystemdDriverBeforeTheCommand) {
   Fake(R"(printf '%s ' "$@" > $D/argv)");
@@ -162,7 +174,7 @@ TEST_F(StoppedRuntimeTest, SeesNoneOfTheShimsSignalsEnvironmentOrDescriptors) {
   EXPECT_THAT(seen.fds, UnorderedElementsAre("0 /dev/null", "1 /dev/null", "2 /dev/null"));
   EXPECT_THAT(seen.status, HasSubstr("SigBlk:\t0000000000000000"));
   EXPECT_THAT(seen.status, HasSubstr("SigIgn:\t0000000000000000"));
-  EXPECT_EQ(seen.cwd, std::filesystem::current_path().string());
+  EXPECT_EQ(seen.cwd, config_.bundle);
   EXPECT_THAT(seen.env, Contains("FEATHER_KEPT=yes"));
   EXPECT_THAT(seen.env, Not(Contains(StartsWith("NOTIFY_SOCKET="))));
 }
