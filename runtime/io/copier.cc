@@ -35,6 +35,12 @@ Copier::Copier(asio::io_context& io, DescriptorPtr source, DescriptorPtr sink, O
       pipes_(IsFifo(source_->native_handle()) && IsFifo(sink_->native_handle())),
       pause_(io) {}
 
+void Copier::MoveNow() {
+  moved_ = 0;
+  // An end, or an error, is met by Run again.
+  if (!stopped_) MoveAvailable();
+}
+
 void Copier::EndWhenEmpty() {
   end_when_empty_ = true;
   asio::error_code ignored;

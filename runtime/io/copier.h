@@ -37,6 +37,8 @@ class Copier : public std::enable_shared_from_this<Copier> {
   // Until the source ends, an end fails, or Stop. Once.
   Async<> Run();
 
+  // Moves what can be moved at this moment, before Run has its next turn.
+  void MoveNow();
   // From now on a source that has nothing to read is at its end.
   void EndWhenEmpty();
   // Ends Run without moving anything more; what is awaited on the descriptors is cancelled by

@@ -63,6 +63,11 @@ bool IsFifo(int fd) {
   return fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode);
 }
 
+bool IsRegularFile(int fd) {
+  struct stat status;
+  return fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+}
+
 bool HasReader(int fd) { return Reopen(fd, O_WRONLY).valid(); }
 
 Async<absl::StatusOr<UniqueFd>> OpenFifoWriter(int handle, Clock::time_point deadline,

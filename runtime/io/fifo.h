@@ -42,6 +42,7 @@ absl::StatusOr<UniqueFd> OpenHandle(const std::string& path);
 UniqueFd Reopen(int fd, int flags);
 
 bool IsFifo(int fd);
+bool IsRegularFile(int fd);
 
 // Whether anybody holds the FIFO `fd` open for reading, by the kernel's ENXIO (fifo(7)).
 bool HasReader(int fd);

@@ -69,6 +69,7 @@ class LoggerStdio : public Stdio, public std::enable_shared_from_this<LoggerStdi
   std::string console_socket() const override { return ""; }
   void RuntimeStarted() override;
   Async<absl::Status> Attach() override { co_return absl::OkStatus(); }
+  void GiveUpOpening() override {}
   void CloseStdin() override {}
   absl::Status Resize(uint16_t, uint16_t) override { return absl::OkStatus(); }
   void ProcessExited() override {}

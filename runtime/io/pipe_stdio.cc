@@ -91,6 +91,11 @@ Async<absl::Status> PipeStdio::Attach() {
   co_return absl::OkStatus();
 }
 
+void PipeStdio::GiveUpOpening() {
+  for (Output& output : outputs_)
+    if (output.stream) output.stream->GiveUpOpening();
+}
+
 absl::Status PipeStdio::StartInput() {
   RETURN_IF_ERROR(input_->OpenPath(std::move(input_handle_), input_path_));
   ASSIGN_OR_RETURN(DescriptorPtr sink, MakeDescriptor(io_, std::move(input_pipe_)));
@@ -99,6 +104,12 @@ absl::Status PipeStdio::StartInput() {
 }
 
 Async<absl::Status> PipeStdio::StartOutput(Output* output, Clock::time_point deadline) {
+  if (IsRegularFile(output->handle.get())) {
+    output->file = std::make_shared<FileOutput>();
+    output->file->Start(io_, reaper_, std::move(output->pipe), std::move(output->handle),
+                        output->path);
+    co_return absl::OkStatus();
+  }
   absl::Status opened =
       co_await output->stream->OpenPath(std::move(output->handle), output->path, deadline);
   CO_RETURN_IF_ERROR(opened);
@@ -112,6 +123,11 @@ void PipeStdio::CloseStdin() {
   if (input_) input_->CloseWriter();
 }
 
+void PipeStdio::ProcessExited() {
+  for (Output& output : outputs_)
+    if (output.stream) output.stream->MoveNow();
+}
+
 Async<bool> PipeStdio::Drain(Clock::duration limit) {
   std::shared_ptr<PipeStdio> self = shared_from_this();
   Clock::time_point deadline = Clock::now() + limit;
@@ -119,8 +135,12 @@ Async<bool> PipeStdio::Drain(Clock::duration limit) {
     if (output.stream) output.stream->Abandon();
   bool all = true;
   for (Output& output : outputs_) {
-    if (!output.stream) continue;
-    bool ended = co_await output.stream->WaitForEnd(deadline);
+    bool ended = true;
+    if (output.file) {
+      ended = co_await output.file->WaitForEnd(deadline);
+    } else if (output.stream) {
+      ended = co_await output.stream->WaitForEnd(deadline);
+    }
     all = all && ended;
   }
   co_return all;
@@ -137,8 +157,10 @@ Async<> PipeStdio::Close() {
     output.pipe.Reset();
   }
   if (input_) co_await input_->Close();
-  for (Output& output : outputs_)
+  for (Output& output : outputs_) {
     if (output.stream) co_await output.stream->Close();
+    if (output.file) co_await output.file->Close();
+  }
 }
 
 }  // namespace feather

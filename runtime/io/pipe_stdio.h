@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/io/file_output.h"
 #include "runtime/io/stdio.h"
 #include "runtime/io/streams.h"
 
@@ -24,7 +25,8 @@ absl::StatusOr<ChildPipe> MakeInputPipe(const Stdio::Owner& owner);
 // the others.
 class PipeStdio : public Stdio, public std::enable_shared_from_this<PipeStdio> {
  public:
-  PipeStdio(asio::io_context& io, StdioLimits limits) : io_(io), limits_(limits) {}
+  PipeStdio(asio::io_context& io, Reaper& reaper, StdioLimits limits)
+      : io_(io), reaper_(reaper), limits_(limits) {}
 
   // Paths in `request`. The files exist.
   absl::Status Open(const StdioRequest& request, const Owner& owner);
@@ -33,9 +35,10 @@ class PipeStdio : public Stdio, public std::enable_shared_from_this<PipeStdio> {
   std::string console_socket() const override { return ""; }
   void RuntimeStarted() override;
   Async<absl::Status> Attach() override;
+  void GiveUpOpening() override;
   void CloseStdin() override;
   absl::Status Resize(uint16_t, uint16_t) override { return absl::OkStatus(); }
-  void ProcessExited() override {}
+  void ProcessExited() override;
   Async<bool> Drain(Clock::duration limit) override;
   Async<> Close() override;
 
@@ -45,6 +48,7 @@ class PipeStdio : public Stdio, public std::enable_shared_from_this<PipeStdio> {
     UniqueFd handle;  // O_PATH, until Attach
     UniqueFd pipe;    // until Attach
     std::shared_ptr<OutputStream> stream;
+    std::shared_ptr<FileOutput> file;  // instead of it, from Attach on
   };
   absl::Status OpenInput(const std::string& path, const Owner& owner);
   absl::Status OpenOutput(const std::string& path, const Owner& owner, Output* output,
@@ -53,6 +57,7 @@ class PipeStdio : public Stdio, public std::enable_shared_from_this<PipeStdio> {
   Async<absl::Status> StartOutput(Output* output, Clock::time_point deadline);
 
   asio::io_context& io_;
+  Reaper& reaper_;
   const StdioLimits limits_;
   std::array<UniqueFd, 3> child_fds_;
   std::string input_path_;

@@ -4,15 +4,16 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/io/logger.h"
 #include "runtime/io/pipe_stdio.h"
 #include "runtime/io/terminal_stdio.h"
+#include "runtime/mount/child.h"
 
 namespace feather {
 namespace {
@@ -29,14 +30,10 @@ absl::Status MakeParents(const std::string& path) {
   return absl::OkStatus();
 }
 
-// `file://`: from here on both streams are paths of a file that exists.
-absl::Status PrepareFile(const std::string& path, StdioRequest* request) {
-  RaisedCapabilities raised({CAP_DAC_OVERRIDE});
+// Blocks: the file may be on any file system.
+absl::Status MakeLogFile(const std::string& path) {
   RETURN_IF_ERROR(MakeParents(path));
-  RETURN_IF_ERROR(OpenFile(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, 0644).status());
-  request->out = path;
-  if (!request->err.empty()) request->err = path;
-  return absl::OkStatus();
+  return OpenFile(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK, 0644).status();
 }
 
 bool IsLogger(const StdioUri& uri) { return uri.scheme == "binary" || uri.scheme == "binary-v2"; }
@@ -53,9 +50,9 @@ Async<absl::StatusOr<StdioPtr>> PrepareTerminal(asio::io_context* io, StdioLimit
   co_return stdio;
 }
 
-absl::StatusOr<StdioPtr> PreparePipes(asio::io_context& io, StdioLimits limits,
+absl::StatusOr<StdioPtr> PreparePipes(asio::io_context& io, Reaper& reaper, StdioLimits limits,
                                       const StdioRequest& request, const Stdio::Owner& owner) {
-  auto pipes = std::make_shared<PipeStdio>(io, limits);
+  auto pipes = std::make_shared<PipeStdio>(io, reaper, limits);
   RETURN_IF_ERROR(pipes->Open(request, owner));
   return pipes;
 }
@@ -82,11 +79,15 @@ Async<absl::StatusOr<StdioPtr>> Stdio::Prepare(asio::io_context& io, Reaper& rea
     co_return stdio;
   }
   if (uri.scheme == "file") {
-    CO_RETURN_IF_ERROR(PrepareFile(uri.path, &request));
+    std::function<absl::Status()> make = [path = uri.path] { return MakeLogFile(path); };
+    CO_RETURN_IF_ERROR(co_await RunInChild(reaper, std::move(make)));
+    // From here on both streams are paths of a file that exists.
+    request.out = uri.path;
+    if (!request.err.empty()) request.err = uri.path;
   } else if (!uri.scheme.empty() && uri.scheme != "fifo") {
     co_return absl::UnknownError(absl::StrCat("unknown STDIO scheme ", uri.scheme));
   }
-  co_return PreparePipes(io, limits, request, owner);
+  co_return PreparePipes(io, reaper, limits, request, owner);
 }
 
 }  // namespace feather

@@ -61,11 +61,16 @@ class Stdio {
   // Receives the terminal, opens the client's FIFOs (at most 30 s: DeadlineExceeded "context
   // deadline exceeded") and starts copying.
   virtual Async<absl::Status> Attach() = 0;
+  // From now on Attach, also one under way, does not wait for a client that does not read its FIFOs
+  // yet: Cancelled.
+  virtual void GiveUpOpening() = 0;
   // Ends the process' stdin after what the client has written so far. Idempotent.
   virtual void CloseStdin() = 0;
   // TIOCSWINSZ; OK without a terminal.
   virtual absl::Status Resize(uint16_t width, uint16_t height) = 0;
-  // The process is gone: a terminal's output ends when what is readable has been copied.
+  // The process is gone, and nobody has been told yet: what it has written last is handed on first,
+  // since clients of containerd stop reading when they hear of an exit. A terminal's output ends when
+  // what is readable has been copied.
   virtual void ProcessExited() = 0;
   // Waits until all output has been handed to the client, at most `limit`; false if that passed.
   virtual Async<bool> Drain(Clock::duration limit) = 0;

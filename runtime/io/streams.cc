@@ -32,7 +32,7 @@ Async<absl::Status> OutputStream::OpenPath(UniqueFd handle, std::string path,
   path_ = std::move(path);
   UniqueFd sink;
   if (IsFifo(handle.get())) {
-    absl::StatusOr<UniqueFd> writer = co_await OpenFifoWriter(handle.get(), deadline, &closed_);
+    absl::StatusOr<UniqueFd> writer = co_await OpenFifoWriter(handle.get(), deadline, &given_up_);
     if (absl::IsUnknown(writer.status()))
       co_return OpenError("w/o fifo", path_, writer.status().message());
     CO_RETURN_IF_ERROR(writer.status());
@@ -101,6 +101,7 @@ Async<bool> OutputStream::WaitForEnd(Clock::time_point deadline) {
 Async<> OutputStream::Close() {
   std::shared_ptr<OutputStream> self = shared_from_this();
   closed_.Set();
+  given_up_.Set();
   if (copier_) copier_->Stop();
   own_reader_.Reset();
   CloseDescriptor(source_);

@@ -32,11 +32,17 @@ class OutputStream : public std::enable_shared_from_this<OutputStream> {
   // `handle` is an O_PATH descriptor of `path`. A FIFO is opened when a client reads it; anything
   // else is appended to.
   Async<absl::Status> OpenPath(UniqueFd handle, std::string path, Clock::time_point deadline);
+  // OpenPath, now or later, tries once.
+  void GiveUpOpening() { given_up_.Set(); }
   // A pipe's writing end that is this stream's alone, non-blocking.
   absl::Status OpenPipe(UniqueFd pipe);
 
   void Start(DescriptorPtr source, bool terminal);
 
+  // What the process has written goes to the client now, as far as that takes it.
+  void MoveNow() {
+    if (copier_) copier_->MoveNow();
+  }
   // A terminal's output: what is readable now is the last.
   void EndWhenEmpty();
   // Nobody is to be waited for after the end of the source.
@@ -56,6 +62,7 @@ class OutputStream : public std::enable_shared_from_this<OutputStream> {
   DescriptorPtr sink_;
   UniqueFd own_reader_;
   std::shared_ptr<Copier> copier_;
+  Event given_up_;
   Event abandoned_;
   Event closed_;
   Event done_;

@@ -89,6 +89,7 @@ absl::Status TerminalStdio::Resize(uint16_t width, uint16_t height) {
 
 void TerminalStdio::ProcessExited() {
   exited_ = true;
+  output_->MoveNow();
   output_->EndWhenEmpty();
 }
 

@@ -28,6 +28,7 @@ class TerminalStdio : public Stdio, public std::enable_shared_from_this<Terminal
   std::string console_socket() const override { return socket_ ? socket_->path() : ""; }
   void RuntimeStarted() override {}
   Async<absl::Status> Attach() override;
+  void GiveUpOpening() override { output_->GiveUpOpening(); }
   void CloseStdin() override;
   absl::Status Resize(uint16_t width, uint16_t height) override;
   void ProcessExited() override;

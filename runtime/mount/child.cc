@@ -44,9 +44,16 @@ void ResetSignals() {
 }
 
 // Descriptors of the parent's that stayed open here would keep its pipes and sockets alive.
-void KeepOnly(int report) {
-  if (report != kReportFd) dup3(report, kReportFd, O_CLOEXEC);
-  close_range(kReportFd + 1, ~0U, 0);
+void KeepOnly(int report, const std::vector<int>& descriptors) {
+  const int end = ChildOptions::kFirstDescriptor + static_cast<int>(descriptors.size());
+  // One may be where another is to be, so all are first moved out of the way.
+  std::vector<int> moved;
+  for (int descriptor : descriptors) moved.push_back(fcntl(descriptor, F_DUPFD_CLOEXEC, end));
+  int moved_report = fcntl(report, F_DUPFD_CLOEXEC, end);
+  dup3(moved_report, kReportFd, O_CLOEXEC);
+  for (size_t i = 0; i < moved.size(); ++i)
+    dup3(moved[i], ChildOptions::kFirstDescriptor + static_cast<int>(i), O_CLOEXEC);
+  close_range(static_cast<unsigned>(end), ~0U, 0);
 }
 
 // fork(2) with all signals blocked in the parent until it has returned there.
@@ -71,9 +78,10 @@ pid_t ForkBlocked() {
 }
 
 // An exception must not lead the child back into the parent's loop.
-[[noreturn]] void RunAndReport(int report, const std::function<absl::Status()>& work) noexcept {
+[[noreturn]] void RunAndReport(int report, const std::vector<int>& descriptors,
+                               const std::function<absl::Status()>& work) noexcept {
   absl::Status status = ReturnHomeInChild();
-  KeepOnly(report);
+  KeepOnly(report, descriptors);
   if (status.ok()) status = work();
   std::string text(1, static_cast<char>(status.code()));
   absl::StrAppend(&text, absl::string_view(status.message()));
@@ -90,14 +98,17 @@ absl::Status ReadReport(int report, const Exit& exit) {
 
 }  // namespace
 
-Async<absl::Status> RunInChild(Reaper& reaper, std::function<absl::Status()> work) {
+Async<absl::Status> RunInChild(Reaper& reaper, std::function<absl::Status()> work,
+                               ChildOptions options) {
   // A file and not a pipe: the child never waits for a reader, whatever the length.
   UniqueFd report(memfd_create("report", MFD_CLOEXEC));
   if (!report) co_return ErrnoError(errno, "memfd_create");
-  Reaper::Expectation expectation(reaper);
+  // No Reaper::Expectation: the loop has no turn before the pid is watched, and a child may take as
+  // long as its container lives.
   pid_t pid = ForkBlocked();
   if (pid < 0) co_return ErrnoError(errno, "fork");
-  if (pid == 0) RunAndReport(report.get(), work);
+  if (pid == 0) RunAndReport(report.get(), options.descriptors, work);
+  if (options.started) options.started(pid);
   Exit exit = co_await reaper.WaitFor(pid);
   co_return ReadReport(report.get(), exit);
 }

@@ -339,6 +339,26 @@ TEST_F(StdioFifo, AFileUriMakesItsFileAndDirectories) {
   EXPECT_EQ(Read("new/er/log file"), "123123");
 }
 
+TEST_F(StdioFifo, AFileTakesEverythingThatWasWritten) {
+  auto stdio = Prepare(Streams("", absl::StrCat("file://", Path("log")), ""));
+  pid_t pid = StartContainer(*stdio, "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(Delete(*stdio));
+  std::string expected;
+  for (int i = 0; i < 3000; ++i) absl::StrAppend(&expected, i, "\n");
+  EXPECT_EQ(Read("log"), expected);
+}
+
+TEST_F(StdioFifo, ABackgroundChildDoesNotKeepAFilesWriter) {
+  auto stdio = Prepare(Streams("", absl::StrCat("file://", Path("log")), ""));
+  pid_t pid = StartContainer(*stdio, "sleep 1000 & echo $! > child; echo started");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(RunUntil([&] { return Read("log") == "started\n"; }));
+  EXPECT_FALSE(Await(stdio->Drain(std::chrono::milliseconds(50))));
+  Await(stdio->Close());
+  kill(atoi(Read("child").c_str()), SIGKILL);
+}
+
 TEST_F(StdioFifo, ABackgroundChildDelaysTheEndUntilClose) {
   auto stdio = Prepare(Streams("", Fifo("out"), ""));
   FifoReader out(io(), Path("out"));
