@@ -4,20 +4,15 @@
 
 #include <algorithm>
 #include <array>
-#include <asio/io_context.hpp>
 #include <cerrno>
-#include <chrono>
 #include <climits>
 #include <cstdlib>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "proto/task.pb.h"
-#include "runtime/base/async.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
@@ -27,15 +22,12 @@
 #include "shim/commands/commands.h"
 #include "shim/commands/listener.h"
 #include "shim/commands/placement.h"
+#include "shim/commands/probe.h"
 #include "shim/commands/socket_name.h"
 #include "shim/options.h"
-#include "shim/ttrpc/client.h"
 
 namespace feather {
 namespace {
-
-// For a shim that is stopped or stuck; the answer is then as if it were feather.
-constexpr auto kProbeLimit = std::chrono::seconds(2);
 
 struct Sockets {
   UniqueFd listener;  // invalid: somebody serves there already
@@ -116,24 +108,6 @@ absl::StatusOr<pid_t> SpawnServer(const StartInput& input, const Flags& flags,
   return SpawnProcess(command);
 }
 
-// A shim that was started under an older containerd, by another binary, may know version 2 alone.
-bool KnowsVersion3(const std::string& socket) {
-  asio::io_context io(1);
-  absl::Status answered;
-  auto ask = [](asio::io_context& loop, std::string path, absl::Status& status) -> Async<> {
-    absl::StatusOr<std::shared_ptr<ttrpc::Client>> client =
-        co_await ttrpc::Client::Connect(loop, std::move(path));
-    if (!client.ok()) co_return;
-    containerd::task::v2::ConnectRequest request;
-    absl::StatusOr<std::string> answer = co_await (*client)->Call(
-        "containerd.task.v3.Task", "Connect", request.SerializeAsString(), kProbeLimit);
-    status = answer.status();
-  };
-  Spawn(io, ask(io, socket, answered));
-  io.run();
-  return !absl::IsUnimplemented(answered);
-}
-
 absl::Status StartServer(const StartInput& input, const Flags& flags, const Sockets& sockets,
                          const std::string& address, const std::string& answer) {
   RETURN_IF_ERROR(Place(input));
@@ -152,6 +126,14 @@ absl::StatusOr<AnswerFormat> ChooseFormat(const StartInput& input, const Flags& 
   return ChooseAnswer(input.bootstrap, getenv(kVersionVariable), max_version, flags.publish_binary);
 }
 
+// The group's shim is what it is, whatever this executable would have started.
+absl::StatusOr<AnswerFormat> FormatFor(const FoundShim& found, const StartInput& input,
+                                       const Flags& flags) {
+  ASSIGN_OR_RETURN(AnswerFormat format, ChooseFormat(input, flags, found.protocol));
+  if (!found.version_3) format.version = std::min(format.version, 2);
+  return format;
+}
+
 }  // namespace
 
 absl::Status RunStart(const Flags& flags, absl::string_view protocol) {
@@ -163,15 +145,12 @@ absl::Status RunStart(const Flags& flags, absl::string_view protocol) {
   absl::Status status = MakeSockets(input, flags, sockets);
   if (status.ok()) {
     std::string address = absl::StrCat("unix://", sockets.path);
-    if (!sockets.listener && format.version > 2 && format.protocol == "ttrpc" &&
-        !KnowsVersion3(sockets.path))
-      format.version = 2;
-    std::string answer = FormatAnswer(format, sockets.path);
     if (!sockets.listener) {
+      ASSIGN_OR_RETURN(format, FormatFor(ProbeShim(sockets.path, protocol), input, flags));
       RETURN_IF_ERROR(WriteBundleFiles(input, address));
-      return WriteAll(STDOUT_FILENO, answer);
+      return WriteAll(STDOUT_FILENO, FormatAnswer(format, sockets.path));
     }
-    status = StartServer(input, flags, sockets, address, answer);
+    status = StartServer(input, flags, sockets, address, FormatAnswer(format, sockets.path));
   }
   if (status.ok()) return status;
   if (sockets.listener) unlink(sockets.path.c_str());
