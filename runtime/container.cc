@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <functional>
 #include <system_error>
 #include <utility>
 
@@ -14,12 +15,26 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
+#include "runtime/mount/child.h"
 
 namespace feather {
 namespace {
 
 // A process that the OCI runtime has killed is gone; its SIGCHLD is on the way.
 constexpr Clock::duration kReapLimit = std::chrono::seconds(10);
+
+// Keeps CRIU's log of a checkpoint that failed. Blocks.
+absl::Status TidyUpCheckpoint(const std::string& work_path, bool remove,
+                              const std::string& log_copy) {
+  absl::Status kept;
+  if (!log_copy.empty()) {
+    if (auto log = ReadFile(work_path + "/dump.log"); log.ok())
+      kept = WriteFile(log_copy, *log, 0644);
+  }
+  std::error_code ignored;
+  if (remove) std::filesystem::remove_all(work_path, ignored);
+  return kept;
+}
 
 }  // namespace
 
@@ -60,12 +75,15 @@ Async<absl::Status> Container::Create() {
   absl::Status status = co_await CreateInit();
   if (status.ok()) co_return status;
   if (init_->stdio) co_await init_->stdio->Close();
-  if (!config_.rootfs.empty()) {
-    if (absl::Status unmounted = co_await UnmountAll(reaper_, rootfs()); !unmounted.ok())
-      LogWarning("cannot unmount the rootfs of a container whose creation failed",
-                 {{"error", std::string(unmounted.message())}, {"id", config_.id}});
-  }
+  co_await UnmountFailed();
   co_return status;
+}
+
+Async<> Container::UnmountFailed() {
+  if (config_.rootfs.empty()) co_return;
+  if (absl::Status unmounted = co_await UnmountAll(reaper_, rootfs()); !unmounted.ok())
+    LogWarning("cannot unmount the rootfs of a container whose creation failed",
+               {{"error", std::string(unmounted.message())}, {"id", config_.id}});
 }
 
 Async<> Container::AbandonStreams() {
@@ -102,18 +120,30 @@ Async<absl::Status> Container::CreateInit() {
   args.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
 
   std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
-  CO_RETURN_IF_ERROR(co_await runtime_.Create(std::move(args)));
-  absl::Status status = AdoptInit();
+  // Somebody else's container of this id, which the OCI runtime is about to complain of.
+  const bool foreign = runtime_.HasState();
+  absl::Status status = co_await runtime_.Create(std::move(args));
+  if (!status.ok() && (foreign || !runtime_.HasState())) co_return status;
+  if (status.ok()) status = AdoptInit();
   expectation.reset();
   if (status.ok()) status = co_await init_->stdio->Attach();
-  if (!status.ok()) {
-    // The OCI runtime has the container: it must not outlive the error.
-    Disown(*init_);
-    if (absl::Status deleted = co_await runtime_.Delete(true); !deleted.ok())
-      LogError("cannot delete a container whose creation failed",
-               {{"error", std::string(deleted.message())}, {"id", config_.id}});
-  }
+  if (!status.ok()) co_await DeleteFailed();
   co_return status;
+}
+
+Async<> Container::DeleteFailed() {
+  Disown(*init_);
+  absl::Status deleted = co_await runtime_.Delete(true);
+  left_over_ = !deleted.ok();
+  if (left_over_)
+    LogError("cannot delete a container whose creation failed",
+             {{"error", std::string(deleted.message())}, {"id", config_.id}});
+}
+
+Async<> Container::DeleteLeftOver() {
+  auto self = shared_from_this();
+  co_await DeleteFailed();
+  if (!left_over_) co_await UnmountFailed();
 }
 
 absl::Status Container::AdoptInit() {
@@ -161,18 +191,17 @@ Async<absl::Status> Container::Restore() {
   args.create.stdio = init_->stdio->child_fds();
   args.create.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
   std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
-  CO_RETURN_IF_ERROR(co_await runtime_.Restore(std::move(args)));
-  absl::Status status = AdoptInit();
+  const bool foreign = runtime_.HasState();
+  absl::Status status = co_await runtime_.Restore(std::move(args));
+  if (!status.ok() && (foreign || !runtime_.HasState())) co_return status;
+  if (status.ok()) status = AdoptInit();
   expectation.reset();
   if (status.ok()) status = co_await init_->stdio->Attach();
   if (status.ok()) {
     init_->state = ProcessState::kRunning;
-    co_return status;
+  } else {
+    co_await DeleteFailed();
   }
-  Disown(*init_);
-  if (absl::Status deleted = co_await runtime_.Delete(true); !deleted.ok())
-    LogError("cannot delete a container whose restoration failed",
-             {{"error", std::string(deleted.message())}, {"id", config_.id}});
   co_return status;
 }
 
@@ -214,25 +243,19 @@ Async<absl::Status> Container::Checkpoint(OciRuntime::CheckpointArgs args) {
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kCheckpoint));
   bool own_work_path = args.work_path.empty();
   if (own_work_path) args.work_path = config_.bundle + "/work/criu-work";
-  std::string dump_log = args.work_path + "/dump.log";
   std::string work_path = args.work_path;
   absl::Status status = co_await runtime_.Checkpoint(std::move(args));
-  if (!status.ok()) status = KeepDumpLog(status, dump_log);
-  if (own_work_path) {
-    std::error_code ignored;
-    std::filesystem::remove_all(work_path, ignored);
-  }
-  co_return status;
-}
-
-absl::Status Container::KeepDumpLog(const absl::Status& status, const std::string& dump_log) const {
-  std::string copy = config_.bundle + "/criu-dump.log";
-  if (auto log = ReadFile(dump_log); log.ok()) {
-    if (absl::Status written = WriteFile(copy, *log, 0644); !written.ok()) return status;
-  }
+  std::string log_copy = status.ok() ? "" : config_.bundle + "/criu-dump.log";
+  if (status.ok() && !own_work_path) co_return status;
+  // A work directory may be large, and on any file system.
+  std::function<absl::Status()> tidy_up = [work_path, own_work_path, log_copy] {
+    return TidyUpCheckpoint(work_path, own_work_path, log_copy);
+  };
+  absl::Status tidied = co_await RunInChild(reaper_, std::move(tidy_up));
+  if (status.ok() || !tidied.ok()) co_return status;
   absl::string_view first_line = status.message();
   first_line = first_line.substr(0, first_line.find('\n'));
-  return absl::Status(status.code(), absl::StrCat(first_line, " path= ", copy));
+  co_return absl::Status(status.code(), absl::StrCat(first_line, " path= ", log_copy));
 }
 
 Async<absl::Status> Container::Kill(uint32_t signal, bool all) {
@@ -252,8 +275,8 @@ Async<absl::Status> Container::Delete() {
     if (!drained)
       LogWarning("output is still held open in the container: it ends here", {{"id", config_.id}});
   }
-  if (init_->state != ProcessState::kCreatedCheckpoint)
-    CO_RETURN_IF_ERROR(co_await runtime_.Delete(false));
+  if (init_->state != ProcessState::kCreatedCheckpoint || left_over_)
+    CO_RETURN_IF_ERROR(co_await runtime_.Delete(left_over_));
   if (init_->pid != 0) {
     bool reported = co_await init_->exited.WaitUntil(Clock::now() + kReapLimit);
     // Its exit would be lost with the container. The next Delete finds it, or waits again.

@@ -41,6 +41,8 @@ struct Process {
   int exit_holds = 0;
   std::optional<Exit> held_exit;
 
+  // Exec: set when a start has its pid, or has failed; null before any.
+  std::shared_ptr<Event> starting;
   // One state-changing operation at a time.
   Mutex operations;
 
@@ -76,8 +78,12 @@ class Container : public std::enable_shared_from_this<Container> {
 
   Container(asio::io_context& io, Reaper& reaper, Config config, OnExit on_exit);
 
-  // Mounts the rootfs and creates the init. After an error nothing of it is left.
+  // Mounts the rootfs and creates the init. After an error nothing of it is left, unless left_over.
   Async<absl::Status> Create();
+  // The OCI runtime has something of a container whose creation failed, and would not delete it.
+  bool left_over() const { return left_over_; }
+  // Tries it again.
+  Async<> DeleteLeftOver();
   // A creation under way stops waiting for a client that opens its streams, and fails.
   Async<> AbandonStreams();
   // Starts (or restores) the init. Takes `hold`, which the caller keeps until it has published the
@@ -95,7 +101,8 @@ class Container : public std::enable_shared_from_this<Container> {
   // `spec`: JSON of the OCI process object. AlreadyExists if the id is taken.
   absl::Status AddExec(std::string exec_id, std::string spec, StdioRequest stdio);
   Async<absl::Status> StartExec(std::shared_ptr<Process> exec, ExitHold* hold);
-  Async<absl::Status> KillExec(std::shared_ptr<Process> exec, uint32_t signal);
+  // `tree`: also whatever the exec has started that is still there, even after its own end.
+  Async<absl::Status> KillExec(std::shared_ptr<Process> exec, uint32_t signal, bool tree);
   Async<absl::Status> DeleteExec(std::shared_ptr<Process> exec);
 
   // The init for an empty id. NotFound "process does not exist <id>: not found".
@@ -123,8 +130,12 @@ class Container : public std::enable_shared_from_this<Container> {
   // container's cgroup that nobody has claimed. 0 if there is none, or more than one.
   pid_t FindUnclaimed() const;
   Async<absl::Status> Restore();
-  absl::Status KeepDumpLog(const absl::Status& status, const std::string& dump_log) const;
+  // After an error of a creation or restoration: what the OCI runtime has made must not outlive it.
+  Async<> DeleteFailed();
+  Async<> UnmountFailed();
   Async<absl::Status> RunExec(std::shared_ptr<Process> exec);
+  absl::Status SignalExec(const Process& exec, int signal, bool tree) const;
+  absl::Status InitIsGone() const;
   // Closes what execs have open that nobody has deleted.
   Async<> EndExecs();
   absl::StatusOr<pid_t> ReadPid(const std::string& exec_id) const;
@@ -152,6 +163,7 @@ class Container : public std::enable_shared_from_this<Container> {
   // The init has been reaped: no exec starts any more.
   bool init_gone_ = false;
   bool streams_abandoned_ = false;
+  bool left_over_ = false;
   std::shared_ptr<Event> no_execs_;
 };
 

@@ -7,30 +7,19 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/container.h"
+#include "runtime/process_tree.h"
 
 namespace feather {
 namespace {
 
 // 0 if there is no such process.
-pid_t ParentOf(pid_t pid) {
-  // proc(5): hidepid hides it from others.
-  RaisedCapabilities raised({CAP_SYS_PTRACE});
-  absl::StatusOr<std::string> stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
-  if (!stat.ok()) return 0;
-  // The program's name may contain anything; ") S <parent>" follows it.
-  std::vector<absl::string_view> fields =
-      absl::StrSplit(absl::string_view(*stat).substr(stat->rfind(')') + 1), ' ');
-  int parent = 0;
-  return fields.size() > 2 && absl::SimpleAtoi(fields[2], &parent) ? parent : 0;
-}
+pid_t ParentOf(pid_t pid) { return ReadProcessStat(pid).value_or(ProcessStat()).parent; }
 
 // Of whatever user.
 int Signal(pid_t pid, int signal) {
@@ -56,14 +45,14 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold
   auto self = shared_from_this();
   Mutex::Lock lock = co_await exec->operations.Acquire();
   hold->Take(self, exec);
-  if (init_gone_)
-    co_return absl::FailedPreconditionError(absl::StrCat(
-        "container ", config_.id, " init process is not running: failed precondition"));
+  if (init_gone_) co_return InitIsGone();
   CO_RETURN_IF_ERROR(AllowedForExec(exec->state, Operation::kStart));
   if (exec->exited.set()) co_return AllowedForExec(ProcessState::kStopped, Operation::kStart);
 
   ++live_execs_;
+  exec->starting = std::make_shared<Event>();
   absl::Status status = co_await RunExec(exec);
+  exec->starting->Set();
   if (exec->pid == 0) {
     // Nothing runs: whoever waits for this exec is told at once.
     exec->exited.Set();
@@ -101,9 +90,19 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   exec->state = ProcessState::kRunning;
   std::string().swap(exec->spec);
   Adopt(exec, adopted);
+  exec->starting->Set();
   expectation.reset();
   CO_RETURN_IF_ERROR(pid.status());
-  co_return co_await exec->stdio->Attach();
+  // The init's exit is told after this exec's, and must not wait for a client that may never come.
+  if (init_gone_) exec->stdio->GiveUpOpening();
+  absl::Status attached = co_await exec->stdio->Attach();
+  if (!attached.ok() && init_gone_) co_return InitIsGone();
+  co_return attached;
+}
+
+absl::Status Container::InitIsGone() const {
+  return absl::FailedPreconditionError(
+      absl::StrCat("container ", config_.id, " init process is not running: failed precondition"));
 }
 
 pid_t Container::FindUnclaimed() const {
@@ -121,19 +120,29 @@ pid_t Container::FindUnclaimed() const {
   return unclaimed.size() == 1 ? unclaimed[0] : 0;
 }
 
-Async<absl::Status> Container::KillExec(std::shared_ptr<Process> exec, uint32_t signal) {
+Async<absl::Status> Container::KillExec(std::shared_ptr<Process> exec, uint32_t signal, bool tree) {
   auto self = shared_from_this();
-  Mutex::Lock lock = co_await exec->operations.Acquire();
-  CO_RETURN_IF_ERROR(AllowedForExec(exec->state, Operation::kKill));
-  if (exec->reaped()) co_return absl::NotFoundError("process already finished: not found");
-  if (exec->pid == 0)
-    co_return absl::FailedPreconditionError("process not created: failed precondition");
-  // The pid is ours until the reaper has delivered its exit: it cannot be another process' by now.
-  if (Signal(exec->pid, static_cast<int>(signal)) < 0) {
-    if (errno == ESRCH) co_return absl::NotFoundError("process already finished: not found");
-    co_return Annotate(ErrnoError(errno, "unknown error after kill"), "exec kill error");
+  // Not until a start has ended: it may wait for its client's streams.
+  if (std::shared_ptr<Event> starting = exec->starting) co_await starting->Wait();
+  co_return SignalExec(*exec, static_cast<int>(signal), tree);
+}
+
+absl::Status Container::SignalExec(const Process& exec, int signal, bool tree) const {
+  RETURN_IF_ERROR(AllowedForExec(exec.state, Operation::kKill));
+  if (exec.pid != 0 && tree && cgroup_) {
+    auto signalled =
+        SignalProcessTree(exec.pid, signal, [this] { return CgroupPids(*cgroup_); });
+    if (!signalled.ok())
+      return Annotate(absl::UnknownError(signalled.status().message()), "exec kill error");
+    if (*signalled > 0) return absl::OkStatus();
   }
-  co_return absl::OkStatus();
+  if (exec.reaped()) return absl::NotFoundError("process already finished: not found");
+  if (exec.pid == 0)
+    return absl::FailedPreconditionError("process not created: failed precondition");
+  // The pid is ours until the reaper has delivered its exit: it cannot be another process' by now.
+  if (Signal(exec.pid, signal) == 0) return absl::OkStatus();
+  if (errno == ESRCH) return absl::NotFoundError("process already finished: not found");
+  return Annotate(ErrnoError(errno, "unknown error after kill"), "exec kill error");
 }
 
 Async<absl::Status> Container::DeleteExec(std::shared_ptr<Process> exec) {

@@ -23,7 +23,11 @@ void Container::Disown(Process& process) {
 
 void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {
   if (process->pid != exit.pid) return;
-  if (process->is_init()) init_gone_ = true;
+  if (process->is_init()) {
+    init_gone_ = true;
+    for (const auto& [exec_id, exec] : execs_)
+      if (exec->stdio) exec->stdio->GiveUpOpening();
+  }
   if (process->exit_holds > 0) {
     process->held_exit = exit;
   } else {

@@ -13,11 +13,13 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <type_traits>
 #include <variant>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "proto/linux_runc_options.pb.h"
 #include "proto/runc_options.pb.h"
 #include "proto/runtimeoptions.pb.h"
 #include "runtime/base/file.h"
@@ -28,6 +30,9 @@ namespace {
 
 constexpr char kRuncType[] = "containerd.runc.v1.Options";
 constexpr char kTomlType[] = "runtimeoptions.v1.Options";
+constexpr char kOldCreateType[] = "containerd.linux.runc.CreateOptions";
+constexpr char kOldCheckpointType[] = "containerd.linux.runc.CheckpointOptions";
+constexpr char kCheckpointType[] = "containerd.runc.v1.CheckpointOptions";
 constexpr size_t kMaxFile = size_t{1} << 20;
 
 using Member =
@@ -97,6 +102,41 @@ absl::StatusOr<RuntimeOptions> FromRunc(absl::string_view bytes) {
   options.task_api_address = message.task_api_address();
   options.task_api_version = message.task_api_version();
   return options;
+}
+
+absl::StatusOr<RuntimeOptions> FromOldCreate(const std::string& bytes) {
+  containerd::linux::runc::CreateOptions message;
+  if (!message.ParseFromString(bytes))
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot parse options of type ", kOldCreateType));
+  RuntimeOptions options;
+  options.no_pivot_root = message.no_pivot_root();
+  options.no_new_keyring = message.no_new_keyring();
+  options.shim_cgroup = message.shim_cgroup();
+  options.io_uid = message.io_uid();
+  options.io_gid = message.io_gid();
+  options.criu_image_path = message.criu_image_path();
+  options.criu_work_path = message.criu_work_path();
+  return options;
+}
+
+// Both kinds of checkpoint options have the same fields, under different numbers.
+template <typename Message>
+absl::StatusOr<OciRuntime::CheckpointArgs> FromCheckpoint(const google::protobuf::Any& options) {
+  Message message;
+  if (!message.ParseFromString(options.value()))
+    return absl::InvalidArgumentError("broken checkpoint options");
+  OciRuntime::CheckpointArgs args;
+  args.work_path = message.work_path();
+  args.leave_running = !message.exit();
+  args.open_tcp = message.open_tcp();
+  args.external_unix_sockets = message.external_unix_sockets();
+  args.terminal = message.terminal();
+  args.file_locks = message.file_locks();
+  args.empty_namespaces = {message.empty_namespaces().begin(), message.empty_namespaces().end()};
+  if constexpr (std::is_same_v<Message, containerd::runc::v1::CheckpointOptions>)
+    args.parent_path = message.parent_path();
+  return args;
 }
 
 // Exact types only: toml++ would turn 2e100 into some integer.
@@ -192,7 +232,18 @@ void Read(const nlohmann::json& json, Value& value) {
 
 bool IsOptionsType(const google::protobuf::Any& options) {
   absl::string_view type = TypeName(options);
-  return type == kRuncType || type == kTomlType;
+  return type == kRuncType || type == kTomlType || type == kOldCreateType;
+}
+
+absl::StatusOr<OciRuntime::CheckpointArgs> DecodeCheckpointOptions(
+    const google::protobuf::Any& options) {
+  absl::string_view type = TypeName(options);
+  if (type == kOldCheckpointType)
+    return FromCheckpoint<containerd::linux::runc::CheckpointOptions>(options);
+  if (type == kCheckpointType || options.type_url().empty())
+    return FromCheckpoint<containerd::runc::v1::CheckpointOptions>(options);
+  return absl::InvalidArgumentError(
+      absl::StrCat("unsupported type of checkpoint options \"", options.type_url(), "\""));
 }
 
 absl::StatusOr<RuntimeOptions> DecodeOptions(const google::protobuf::Any& options) {
@@ -202,6 +253,8 @@ absl::StatusOr<RuntimeOptions> DecodeOptions(const google::protobuf::Any& option
     decoded = FromRunc(options.value());
   } else if (type == kTomlType) {
     decoded = FromRuntimeOptions(options.value());
+  } else if (type == kOldCreateType) {
+    decoded = FromOldCreate(options.value());
   } else if (options.type_url().empty() && options.value().empty()) {
     return RuntimeOptions();
   } else {

@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "google/protobuf/any.pb.h"
+#include "runtime/oci_runtime.h"
 #include "runtime/runtime_options.h"
 
 namespace feather {
@@ -15,9 +16,17 @@ namespace feather {
 //   file that it names. Keys are those of the first kind's fields, written as CRI's configuration
 //   does (SystemdCgroup) or with underscores; an unknown one is an error that names it, since what
 //   an administrator mistypes must not be skipped silently.
+// - containerd.linux.runc.CreateOptions, what the client of 1.6 and 1.7 makes of its own options
+//   (WithShimCgroup, WithUIDOwner …) for every runtime type but io.containerd.runc.*.
 // Type URLs may carry a prefix up to a '/'. A message without a type is one with the defaults.
 // Everything else is InvalidArgument. Never blocks on what a path names.
 absl::StatusOr<RuntimeOptions> DecodeOptions(const google::protobuf::Any& options);
+
+// Those of a Checkpoint request: containerd.runc.v1.CheckpointOptions, or
+// containerd.linux.runc.CheckpointOptions as above. The image's path is not theirs. InvalidArgument
+// for anything else.
+absl::StatusOr<OciRuntime::CheckpointArgs> DecodeCheckpointOptions(
+    const google::protobuf::Any& options);
 
 // Whether DecodeOptions understands this type.
 bool IsOptionsType(const google::protobuf::Any& options);

@@ -129,6 +129,12 @@ std::string EventsAddress() {
   return address == nullptr ? "" : address;
 }
 
+// An operator's wish, in containerd's environment (or, from 2.0 on, its plugin's `env`).
+bool KillsExecTrees() {
+  const char* kill = getenv("FEATHER_EXEC_KILL");
+  return kill != nullptr && absl::string_view(kill) == "tree";
+}
+
 class Shim {
  public:
   Shim(const Flags& flags, const rpc::Transport& transport)
@@ -149,7 +155,8 @@ class Shim {
                   .has_sandbox = [this] { return sandbox_.exists(); },
                   .prepare_bundle =
                       [this](const std::string& bundle) { return sandbox_.PrepareBundle(bundle); },
-                  .released = [this](const std::string& id) { Released(id); }},
+                  .released = [this](const std::string& id) { Released(id); },
+                  .kill_exec_trees = KillsExecTrees()},
                  [this] { BeginEnd(/*answer=*/true); }),
         server_(transport.make_server(io_, methods_)),
         inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, sandbox_, publisher_,

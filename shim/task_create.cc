@@ -74,7 +74,11 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   Spawn(io_, AbandonWithItsCaller(context, container, created));
   absl::Status status = co_await container->Create();
   created->Set();
-  creating_.erase(id);
+  if (container->left_over()) {
+    Spawn(io_, DeleteLeftOver(container));
+  } else {
+    creating_.erase(id);
+  }
   TrimSoon(io_);
   if (!status.ok()) co_return status;
   tasks_[id] = task;
@@ -92,8 +96,7 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   event.set_pid(static_cast<uint32_t>(init->pid));
   Publish("/tasks/create", event);
   if (context.IsOver()) {
-    task->deletion = std::make_shared<Deletion>();
-    Spawn(io_, RunDeletion(task));
+    Spawn(io_, DeleteAbandoned(task));
     co_return context.OverError();
   }
   api::CreateTaskResponse response;

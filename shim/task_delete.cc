@@ -1,7 +1,10 @@
 // A container's end, and an exec's.
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "proto/events.pb.h"
+#include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "shim/task.h"
@@ -11,6 +14,13 @@ namespace feather {
 
 namespace api = containerd::task::v2;
 namespace events = containerd::events;
+
+namespace {
+
+constexpr Clock::duration kFirstRetry = std::chrono::seconds(1);
+constexpr Clock::duration kLastRetry = std::chrono::minutes(1);
+
+}  // namespace
 
 TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext context,
                                                              api::DeleteRequest request) {
@@ -46,6 +56,33 @@ TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContex
   response.set_exit_status(init.exit.status);
   *response.mutable_exited_at() = ExitTime(init);
   co_return response;
+}
+
+Async<> TaskService::DeleteAbandoned(std::shared_ptr<Task> task) {
+  Clock::duration pause = kFirstRetry;
+  while (!task->deleted) {
+    std::shared_ptr<Deletion> deletion = task->deletion;
+    if (!deletion) {
+      deletion = task->deletion = std::make_shared<Deletion>();
+      Spawn(io_, RunDeletion(task));
+    }
+    co_await deletion->done.Wait();
+    if (deletion->status.ok()) co_return;
+    LogWarning("cannot delete a container whose creator has gone",
+               {{"error", std::string(deletion->status.message())}, {"id", task->id()}});
+    co_await SleepFor(pause);
+    pause = std::min<Clock::duration>(pause * 2, kLastRetry);
+  }
+}
+
+Async<> TaskService::DeleteLeftOver(std::shared_ptr<Container> container) {
+  Clock::duration pause = kFirstRetry;
+  while (container->left_over()) {
+    co_await SleepFor(pause);
+    pause = std::min<Clock::duration>(pause * 2, kLastRetry);
+    co_await container->DeleteLeftOver();
+  }
+  creating_.erase(container->config().id);
 }
 
 Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {

@@ -1,14 +1,16 @@
 #include "shim/task_service.h"
 
+#include <signal.h>
+
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
-#include "proto/runc_options.pb.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
+#include "shim/options.h"
 #include "shim/task.h"
 
 namespace feather {
@@ -144,7 +146,10 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Kill(rpc::CallContext,
   if (process->is_init()) {
     status = co_await task->container->Kill(request.signal(), request.all());
   } else {
-    status = co_await task->container->KillExec(process, request.signal());
+    // What containerd's own shim ignores; and one that is killed because its time is over (CRI's
+    // exec-sync) cannot be asked for more than its first process.
+    bool tree = request.all() || (config_.kill_exec_trees && request.signal() == SIGKILL);
+    status = co_await task->container->KillExec(process, request.signal(), tree);
   }
   CO_RETURN_IF_ERROR(status);
   co_return Empty();
@@ -181,19 +186,8 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Update(rpc::CallContex
 TaskService::Answer<google::protobuf::Empty> TaskService::Checkpoint(
     rpc::CallContext, api::CheckpointTaskRequest request) {
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
-  containerd::runc::v1::CheckpointOptions options;
-  if (request.has_options() && !options.ParseFromString(request.options().value()))
-    co_return absl::InvalidArgumentError("broken checkpoint options");
-  OciRuntime::CheckpointArgs args;
+  CO_ASSIGN_OR_RETURN(OciRuntime::CheckpointArgs args, DecodeCheckpointOptions(request.options()));
   args.image_path = request.path();
-  args.work_path = options.work_path();
-  args.parent_path = options.parent_path();
-  args.leave_running = !options.exit();
-  args.open_tcp = options.open_tcp();
-  args.external_unix_sockets = options.external_unix_sockets();
-  args.terminal = options.terminal();
-  args.file_locks = options.file_locks();
-  args.empty_namespaces = {options.empty_namespaces().begin(), options.empty_namespaces().end()};
   CO_RETURN_IF_ERROR(co_await task->container->Checkpoint(std::move(args)));
   co_return Empty();
 }

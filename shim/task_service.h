@@ -41,6 +41,8 @@ class TaskService {
     // Called when containerd, by a Shutdown, is done with a container that is not here (any more);
     // the shim may go on for others.
     std::function<void(const std::string& id)> released = [](const std::string&) {};
+    // SIGKILL for an exec is for everything that it has started.
+    bool kill_exec_trees = false;
   };
 
   // `on_shutdown` is called when Shutdown came and no container or sandbox is left; the answer is
@@ -113,6 +115,9 @@ class TaskService {
   Answer<containerd::task::v2::DeleteResponse> DeleteTask(rpc::CallContext context,
                                                           std::shared_ptr<Task> task);
   Async<> RunDeletion(std::shared_ptr<Task> task);
+  // Containers that containerd does not know of. Nobody else will: tried until it succeeds.
+  Async<> DeleteAbandoned(std::shared_ptr<Task> task);
+  Async<> DeleteLeftOver(std::shared_ptr<Container> container);
   void StartOomWatch(Task& task, std::optional<uint64_t> told = std::nullopt);
   void OomKilled(const Task& task, const oom::Counters& counters);
   void Exited(Task& task, const Process& process);
@@ -126,7 +131,7 @@ class TaskService {
   Config config_;
   std::function<void()> on_shutdown_;
   std::map<std::string, std::shared_ptr<Task>> tasks_;
-  std::set<std::string> creating_;
+  std::set<std::string> creating_;  // and those of which a creation has left something
   bool ending_ = false;  // on_shutdown has been called
 };
 

@@ -49,6 +49,52 @@ TEST_P(Kill, OfAnExecReachesThatProcessAlone) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// A process, its child, and one that has left its session.
+constexpr char kTree[] =
+    "sleep 1001 & sh -c 'sleep 1002 & setsid sleep 1003 & echo $!; wait' & wait";
+
+TEST_P(Kill, AllOfAnExecReachesWhateverItHasStarted) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sh", "-c", kTree}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  ASSERT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 6; }));
+  ASSERT_THAT(c.Kill(SIGKILL, "x", /*all=*/true), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 137u);
+  EXPECT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 1; }));
+  EXPECT_EQ(c.State()->status(), containerd::v1::types::RUNNING);
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_P(Kill, AllOfAnExecThatHasEndedReachesWhatItHasLeft) {
+  if (settings_.runtime == "crun") GTEST_SKIP() << "crun gives an exec no session of its own";
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sh", "-c", "sleep 1001 >/dev/null 2>&1 & exit 3"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 3u);
+  EXPECT_THAT(c.Kill(SIGKILL, "x"), IsError(kNotFound, "process already finished"));
+  ASSERT_EQ(c.Pids()->processes_size(), 2);
+  EXPECT_THAT(c.Kill(SIGKILL, "x", /*all=*/true), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 1; }));
+  EXPECT_THAT(c.Kill(SIGKILL, "x", /*all=*/true), IsError(kNotFound, "process already finished"));
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+// CRI kills an exec whose time is over, and cannot say more than that.
+TEST_P(Kill, OfAnExecReachesWhateverItHasStartedWhereTheNodeIsSetUpSo) {
+  settings_.env.push_back("FEATHER_EXEC_KILL=tree");
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sh", "-c", kTree}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  ASSERT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 6; }));
+  ASSERT_THAT(c.Kill(SIGKILL, "x"), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 137u);
+  EXPECT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 1; }));
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
 TEST_P(Kill, AllReachesEveryProcessOfTheContainer) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());

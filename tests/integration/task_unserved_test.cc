@@ -1,6 +1,12 @@
 // Creations and starts whose client is gone or silent, or whose OCI runtime leaves no pid.
+#include <signal.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
 #include "tests/support/shim_test.h"
 
 namespace feather::test {
@@ -92,6 +98,107 @@ exec runc "$@"
   EXPECT_EQ(pids->processes_size(), 1);
   EXPECT_THAT(c.Delete("x"), IsOk());
   EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_F(Unserved, ARuntimeThatFailsAfterItsContainerWasMadeLeavesNothing) {
+  settings_.runtime = WriteRuntime("runc-made-and-failed", R"(
+case "$*" in *' create '*)
+  runc "$@" || exit $?
+  echo made, and failed >&2
+  exit 1;;
+esac
+exec runc "$@"
+)");
+  Container& c = New("a");
+  EXPECT_THAT(c.Create(), IsError(kUnknown, "OCI runtime create failed"));
+  // What is left, a container of the OCI runtime above all, is looked for behind each test.
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Unserved, AContainerThatTheRuntimeHadBeforeIsNotTouchedByACreationThatFails) {
+  Container& c = New("a");
+  std::string foreign = absl::StrCat(ctrd().runtime_root(), "/", ctrd().settings().name_space, "/a");
+  std::filesystem::create_directories(foreign);
+  EXPECT_THAT(c.Create(), IsError(kUnknown, "OCI runtime create failed"));
+  EXPECT_EQ(access(foreign.c_str(), F_OK), 0);
+  std::filesystem::remove(foreign);
+  EXPECT_THAT(c.Run(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+// Nobody but the shim knows of it by then.
+TEST_F(Unserved, WhatAFailedCreationHasLeftIsDeletedAsSoonAsTheRuntimeCan) {
+  settings_.runtime = WriteRuntime("runc-will-not-delete", R"(
+case " $* " in
+*' create '*)
+  runc "$@" || exit $?
+  touch "$0.made"
+  exit 1;;
+*' delete '*)
+  [ -e "$0.can" ] || { echo cannot >&2; exit 1; };;
+esac
+exec runc "$@"
+)");
+  Container& c = New("a");
+  EXPECT_THAT(c.Create(), IsError(kUnknown, "OCI runtime create failed"));
+  EXPECT_EQ(access((ctrd().settings().runtime + ".made").c_str(), F_OK), 0);
+  EXPECT_THAT(c.Create(), IsError(kAlreadyExists, "a"));
+  EXPECT_THAT(c.Shutdown(), IsOk());
+  EXPECT_THAT(c.ConnectTask(), IsOk()) << "the shim must not end before it is gone";
+  EXPECT_THAT(ctrd().log(), ::testing::HasSubstr("cannot delete a container whose creation failed"));
+  ASSERT_THAT(WriteFile(ctrd().settings().runtime + ".can", "", 0644), IsOk());
+  absl::Status again;
+  ASSERT_TRUE(RunUntil([&] {
+    again = c.Create().status();
+    return !absl::IsAlreadyExists(again);
+  }));
+  EXPECT_THAT(again, IsError(kUnknown, "OCI runtime create failed"));
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+class ExecWithoutAClient : public Unserved {
+ protected:
+  // Its start waits for the client.
+  void Begin(const std::string& script) {
+    c_ = &New("a");
+    ASSERT_THAT(c_->Run(), IsOk());
+    request_ = c_->ExecRequest("x", {"sh", "-c", script});
+    request_.set_stdout(Unread());
+    ASSERT_THAT(c_->Exec(request_), IsOk());
+    task::StartRequest start;
+    start.set_id("a");
+    start.set_exec_id("x");
+    start_.emplace(c_->Send<task::StartResponse>("Start", start));
+    ASSERT_TRUE(RunUntil([&] { return access((c_->bundle() + "/x.pid").c_str(), F_OK) == 0; }));
+  }
+  Container* c_ = nullptr;
+  task::ExecProcessRequest request_;
+  std::optional<Pending<task::StartResponse>> start_;
+};
+
+// With containerd's own shim it takes the half minute in which the client could still come.
+TEST_F(ExecWithoutAClient, DoesNotHoldUpTheEndOfTheInit) {
+  Begin("sleep 1000");
+  auto begin = Clock::now();
+  ASSERT_THAT(c_->Kill(SIGKILL), IsOk());
+  EXPECT_EQ(c_->Wait()->exit_status(), 137u);
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(25));
+  EXPECT_THAT(start_->Get(), IsError(kFailedPrecondition, "init process is not running"));
+  EXPECT_THAT(c_->Wait("x"), IsOk());
+  EXPECT_THAT(c_->Delete("x"), IsOk());
+  EXPECT_THAT(c_->Remove(), IsOk());
+}
+
+TEST_F(ExecWithoutAClient, CanBeKilledAndStillDeliversWhatItWrote) {
+  Begin("echo said; exec sleep 1000");
+  EXPECT_THAT(c_->Kill(SIGTERM, "x"), IsOk());
+  EXPECT_FALSE(start_->done()) << "the kill must not have waited for the start";
+  FifoReader late(ctrd().io(), request_.stdout());
+  EXPECT_THAT(start_->Get(), IsOk());
+  EXPECT_EQ(c_->Wait("x")->exit_status(), 128u + SIGTERM);
+  EXPECT_TRUE(RunUntil([&] { return late.eof(); }));
+  EXPECT_THAT(c_->Delete("x"), IsOk());
+  EXPECT_THAT(c_->KillAndRemove(), IsOk());
 }
 
 }  // namespace

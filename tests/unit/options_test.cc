@@ -7,7 +7,9 @@
 
 #include <filesystem>
 #include <string>
+#include <utility>
 
+#include "proto/linux_runc_options.pb.h"
 #include "proto/runc_options.pb.h"
 #include "proto/runtimeoptions.pb.h"
 #include "runtime/base/file.h"
@@ -156,6 +158,68 @@ TEST(Options, RefusesWhatIsNotToml) {
 
 TEST(Options, RefusesTextWithANul) {
   ExpectRefused(Toml("BinaryName = \"runc\\u0000x\""), "binary_name contains a NUL");
+}
+
+// By a client of containerd 1.6 or 1.7, for every runtime type but runc's. Checklist: C1.
+TEST(Options, DecodesTheOptionsOfTheRuntimeBefore) {
+  containerd::linux::runc::CreateOptions message;
+  message.set_no_pivot_root(true);
+  message.set_no_new_keyring(true);
+  message.set_shim_cgroup("/shim");
+  message.set_io_uid(7);
+  message.set_io_gid(8);
+  message.set_criu_work_path("/work");
+  message.set_criu_image_path("/image");
+  auto any = Any("containerd.linux.runc.CreateOptions", message.SerializeAsString());
+  EXPECT_TRUE(IsOptionsType(any));
+  auto options = DecodeOptions(any);
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_TRUE(options->no_pivot_root);
+  EXPECT_TRUE(options->no_new_keyring);
+  EXPECT_EQ(options->shim_cgroup, "/shim");
+  EXPECT_EQ(options->io_uid, 7u);
+  EXPECT_EQ(options->io_gid, 8u);
+  EXPECT_EQ(options->criu_work_path, "/work");
+  EXPECT_EQ(options->criu_image_path, "/image");
+  EXPECT_EQ(options->binary(), "runc");
+  ExpectRefused(Any("containerd.linux.runc.CreateOptions", "\xff"), "cannot parse options");
+}
+
+// Their fields have other numbers. Checklist: R7.
+TEST(Options, DecodesTheCheckpointOptionsOfBothKinds) {
+  containerd::linux::runc::CheckpointOptions old;
+  old.set_exit(true);
+  old.set_file_locks(true);
+  old.set_work_path("/work");
+  old.set_image_path("/image");
+  auto args = DecodeCheckpointOptions(
+      Any("containerd.linux.runc.CheckpointOptions", old.SerializeAsString()));
+  ASSERT_TRUE(args.ok()) << args.status();
+  EXPECT_FALSE(args->leave_running);
+  EXPECT_TRUE(args->file_locks);
+  EXPECT_EQ(args->work_path, "/work");
+
+  containerd::runc::v1::CheckpointOptions options;
+  options.set_open_tcp(true);
+  options.set_work_path("/w");
+  options.set_image_path("/i");
+  options.set_parent_path("/p");
+  options.add_empty_namespaces("network");
+  args = DecodeCheckpointOptions(Any("types.containerd.io/containerd.runc.v1.CheckpointOptions",
+                                     options.SerializeAsString()));
+  ASSERT_TRUE(args.ok()) << args.status();
+  EXPECT_TRUE(args->leave_running);
+  EXPECT_TRUE(args->open_tcp);
+  EXPECT_EQ(args->work_path, "/w");
+  EXPECT_EQ(args->parent_path, "/p");
+  EXPECT_THAT(args->empty_namespaces, testing::ElementsAre("network"));
+
+  EXPECT_TRUE(DecodeCheckpointOptions({}).ok());
+  for (const auto& [type, value] : {std::pair("containerd.runc.v1.CheckpointOptions", "\xff"),
+                                    std::pair("containerd.runc.v1.Options", "")})
+    EXPECT_EQ(DecodeCheckpointOptions(Any(type, value)).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << type;
 }
 
 TEST(Options, RefusesEveryOtherType) {
