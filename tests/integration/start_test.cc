@@ -4,10 +4,14 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -348,6 +352,37 @@ TEST_F(StartTest, AFailedStartLeavesNothing) {
     EXPECT_THAT(bench_.Servers(), IsEmpty());
     EXPECT_NE(access(bench_.Socket("a").c_str(), F_OK), 0);
   }
+}
+
+// containerd was killed before it could create the container.
+TEST_F(StartTest, AShimWhoseCreateNeverComesEndsByItselfUnlessSomebodyIsConnected) {
+  if (getenv("FEATHER_TEST_LONG") == nullptr)
+    GTEST_SKIP() << "takes two minutes: tests/run --long";
+  bench_.MakeBundle("a");
+  bench_.MakeBundle("b");
+  ExpectStarted(bench_.Start("a"), "a");
+  pid_t alone = OnlyServer();
+  ExpectStarted(bench_.Start("b"), "b");
+  UniqueFd client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  strncpy(address.sun_path, bench_.Socket("b").c_str(), sizeof address.sun_path - 1);
+  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  // Eventually gives up after a minute, which is what the shim takes.
+  auto left = [this](size_t count) {
+    auto done = [this, count] { return bench_.Servers().size() == count; };
+    return test::Eventually(done) || test::Eventually(done) || test::Eventually(done);
+  };
+  EXPECT_TRUE(left(1));
+  EXPECT_EQ(bench_.WaitFor(alone), 0);
+  EXPECT_NE(access(bench_.Socket("a").c_str(), F_OK), 0);
+  // It had a minute like the other.
+  pid_t connected = OnlyServer();
+  EXPECT_TRUE(Listens(bench_.Socket("b")));
+  client.Reset();
+  EXPECT_TRUE(left(0));
+  EXPECT_EQ(bench_.WaitFor(connected), 0);
+  ExpectEnded({"a", "b"});
 }
 
 TEST_F(StartTest, RefusesRubbish) {

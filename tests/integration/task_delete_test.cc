@@ -1,12 +1,16 @@
 // Delete, and operations while another one of the same container hangs.
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/mount.h>
 
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/unique_fd.h"
 #include "tests/support/shim_test.h"
 
 namespace feather::test {
@@ -270,6 +274,39 @@ TEST_F(Delete, OfAContainerWhoseCreatorIsGoneNeedsNobody) {
     ctrd().Reap();
   } while (!ctrd().ExitOf(c.shim_pid()) && Clock::now() - begin < kLimit);
   EXPECT_EQ(ctrd().ExitOf(c.shim_pid()), 0);
+}
+
+// Nobody answers for this file system: whoever looks at what is in it waits.
+TEST_F(Delete, UnmountsAFileSystemThatHangsAndServesOthersMeanwhile) {
+  ContainerOptions pod;
+  pod.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
+  Container& other = New("other", pod);
+  ASSERT_THAT(other.Run(), IsOk());
+  ContainerOptions options = Shell("exit 0");
+  options.spec.patch = pod.spec.patch;
+  Container& c = New("a", options);
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  UniqueFd server(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!server) {
+    EXPECT_THAT(c.Remove(), IsOk());
+    EXPECT_THAT(other.KillAndRemove(), IsOk());
+    GTEST_SKIP() << "no /dev/fuse: " << strerror(errno);
+  }
+  // Over a mount of its own, as an image's volume would lie.
+  const std::string target = c.bundle() + "/rootfs/tmp";
+  std::string data = absl::StrCat("fd=", server.get(), ",rootmode=40000,user_id=0,group_id=0");
+  ASSERT_EQ(mount("none", target.c_str(), "tmpfs", 0, nullptr), 0) << strerror(errno);
+  ASSERT_EQ(mount("hangs", target.c_str(), "fuse", 0, data.c_str()), 0) << strerror(errno);
+  auto deletion = SendDelete(c);
+  EXPECT_THAT(other.State(), IsOk());
+  EXPECT_THAT(other.Exec("x", {"true"}), IsOk());
+  EXPECT_THAT(other.Start("x"), IsOk());
+  EXPECT_EQ(other.Wait("x")->exit_status(), 0u);
+  EXPECT_THAT(deletion.Get(), IsOk());
+  c.Disconnect();
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(other.KillAndRemove(), IsOk());
 }
 
 }  // namespace
