@@ -18,6 +18,7 @@
 #include "oom/state_watch.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
+#include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
@@ -28,10 +29,9 @@ namespace {
 // says that the cgroup is still under_oom.
 constexpr Clock::duration kFirstReread = std::chrono::milliseconds(1);
 constexpr Clock::duration kLongestReread = std::chrono::seconds(1);
-// cgroups below the container's are visited to this depth.
-constexpr int kDepth = 16;
 
-// The kills in a cgroup and those below it, kept when one of these is removed.
+// The kills in a cgroup and those below it, kept when one of these is removed. Of more than
+// kMostCgroups the farthest are left out: a container that makes so many hides its own kills only.
 class SubtreeKills {
  public:
   explicit SubtreeKills(std::string directory) : directory_(std::move(directory)) {}
@@ -39,9 +39,12 @@ class SubtreeKills {
   // `own`: oom_kill of the cgroup itself.
   uint64_t Add(uint64_t own) {
     std::map<std::string, uint64_t> now;
+    for (const std::string& path : DirectoryTree(directory_, kMostCgroups)) {
+      if (path == directory_) continue;
+      Content control = ReadPath(absl::StrCat(path, "/memory.oom_control"));
+      if (control.error == 0) now.emplace(path, ParseCounters(control.text).oom_kill);
+    }
     now.emplace(directory_, own);
-    for (const std::string& child : Children(directory_))
-      Visit(absl::StrCat(directory_, "/", child), kDepth, now);
     for (const auto& [path, count] : now) {
       auto before = seen_.find(path);
       // A smaller count is that of a cgroup made anew under the old name.
@@ -53,14 +56,6 @@ class SubtreeKills {
   }
 
  private:
-  static void Visit(const std::string& path, int depth, std::map<std::string, uint64_t>& now) {
-    Content control = ReadPath(absl::StrCat(path, "/memory.oom_control"));
-    if (control.error != 0 || depth == 0) return;
-    now.emplace(path, ParseCounters(control.text).oom_kill);
-    for (const std::string& child : Children(path))
-      Visit(absl::StrCat(path, "/", child), depth - 1, now);
-  }
-
   std::string directory_;
   std::map<std::string, uint64_t> seen_;
   uint64_t total_ = 0;

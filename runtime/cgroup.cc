@@ -4,6 +4,7 @@
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -18,6 +19,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/capabilities.h"
+#include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/mount/mountinfo.h"
@@ -69,21 +71,15 @@ std::optional<std::string> LocateController(const std::vector<MountInfo>& mounts
   return found;
 }
 
-// Adds the pids of one cgroup, and the directories below it to `directories`.
-absl::Status CollectPids(const std::string& directory, std::vector<pid_t>& pids,
-                         std::vector<std::string>& directories) {
+void AddPids(const std::string& directory, std::vector<pid_t>& pids) {
   auto procs = ReadFile(absl::StrCat(directory, "/cgroup.procs"));
   // A threaded cgroup2 answers EOPNOTSUPP: its processes are listed in the domain above it.
-  if (procs.ok()) {
-    for (absl::string_view line : absl::StrSplit(*procs, '\n', absl::SkipEmpty())) {
-      pid_t pid = 0;
-      // 0: a process of a pid namespace that cannot be seen from here.
-      if (absl::SimpleAtoi(line, &pid) && pid > 0) pids.push_back(pid);
-    }
+  if (!procs.ok()) return;
+  for (absl::string_view line : absl::StrSplit(*procs, '\n', absl::SkipEmpty())) {
+    pid_t pid = 0;
+    // 0: a process of a pid namespace that cannot be seen from here.
+    if (absl::SimpleAtoi(line, &pid) && pid > 0) pids.push_back(pid);
   }
-  ASSIGN_OR_RETURN(std::vector<std::string> below, ListNames(directory, /*directories=*/true));
-  for (const std::string& name : below) directories.push_back(absl::StrCat(directory, "/", name));
-  return absl::OkStatus();
 }
 
 // Any hierarchy knows all processes; runc's own list is that of `devices`.
@@ -161,14 +157,9 @@ absl::StatusOr<Cgroup> FindCgroup(pid_t pid) {
 
 absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup) {
   ASSIGN_OR_RETURN(std::string top, Directory(cgroup));
+  if (access(top.c_str(), F_OK) < 0) return ErrnoError(errno, top);
   std::vector<pid_t> pids;
-  std::vector<std::string> directories;
-  RETURN_IF_ERROR(CollectPids(top, pids, directories));
-  while (!directories.empty()) {
-    std::string directory = std::move(directories.back());
-    directories.pop_back();
-    CollectPids(directory, pids, directories).IgnoreError();
-  }
+  for (const std::string& directory : DirectoryTree(top, kMostCgroups)) AddPids(directory, pids);
   // A process that forks or moves meanwhile may be seen twice.
   std::sort(pids.begin(), pids.end());
   pids.erase(std::unique(pids.begin(), pids.end()), pids.end());

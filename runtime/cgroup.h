@@ -31,7 +31,8 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
                                    absl::string_view mountinfo);
 
 // Every pid in the cgroup and in those below it, in the shim's pid namespace, ascending. What
-// vanishes meanwhile is passed over; NotFound if there is no such cgroup at all.
+// vanishes meanwhile is passed over, and what is below more than kMostCgroups others is left out;
+// NotFound if there is no such cgroup at all.
 absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup);
 
 // cgroup2: enables every controller of the root's cgroup.controllers in cgroup.subtree_control of

@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
 #include "tests/support/shim_bundle.h"
 
@@ -157,6 +158,36 @@ TEST_F(CgroupPidsTest, PassesOverWhatItCannotRead) {
   cgroup.unified = true;
   cgroup.path = Path("c");
   EXPECT_THAT(*CgroupPids(cgroup), ElementsAre(30));
+}
+
+TEST_F(CgroupPidsTest, LooksAtSoManyCgroupsOnlyTheNearestFirst) {
+  Add("c/cgroup.procs", "1\n");
+  for (size_t i = 0; i < kMostCgroups + 5; ++i) {
+    // Deep in the first ones that are made.
+    std::string name = i < 10 ? absl::StrCat("c/", i, "/below") : absl::StrCat("c/", i);
+    Add(name + "/cgroup.procs", absl::StrCat(100 + i, "\n"));
+  }
+  Cgroup cgroup;
+  cgroup.unified = true;
+  cgroup.path = Path("c");
+  auto pids = CgroupPids(cgroup);
+  ASSERT_TRUE(pids.ok()) << pids.status();
+  // The top, and those directly below it: some that are not among the first ten.
+  EXPECT_GT(pids->size(), kMostCgroups - 11);
+  EXPECT_LE(pids->size(), kMostCgroups);
+  EXPECT_EQ(pids->front(), 1);
+  EXPECT_EQ(DirectoryTree(Path("c"), 10).size(), 10u);
+}
+
+TEST_F(CgroupPidsTest, FollowsNoSymbolicLink) {
+  Add("c/cgroup.procs", "1\n");
+  Add("other/cgroup.procs", "99\n");
+  std::filesystem::create_directory_symlink(Path("other"), Path("c/link"));
+  std::filesystem::create_directory_symlink(Path("c"), Path("c/loop"));
+  Cgroup cgroup;
+  cgroup.unified = true;
+  cgroup.path = Path("c");
+  EXPECT_THAT(*CgroupPids(cgroup), ElementsAre(1));
 }
 
 TEST_F(CgroupPidsTest, AsksOneHierarchyOfCgroup1) {
