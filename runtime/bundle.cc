@@ -1,6 +1,7 @@
 #include "runtime/bundle.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
@@ -250,14 +251,24 @@ absl::StatusOr<std::string> ReadGroupAnnotation(const std::string& config_path) 
   return std::move(spec->group);
 }
 
-absl::StatusOr<Bundle> Bundle::Open(std::string path) {
-  if (!absl::StartsWith(path, "/") || absl::StrContains(path, absl::string_view("\0", 1)))
-    return absl::InvalidArgumentError(
-        absl::StrCat("bundle \"", absl::CHexEscape(path), "\" is not an absolute path"));
+absl::Status CheckBundleDirectory(const std::string& path) {
   struct stat st;
   if (stat(path.c_str(), &st) < 0) return ErrnoError(errno, absl::StrCat("stat ", path));
   if (!S_ISDIR(st.st_mode))
     return absl::InvalidArgumentError(absl::StrCat("bundle ", path, " is not a directory"));
+  if (st.st_uid != geteuid() && st.st_uid != 0)
+    return absl::PermissionDeniedError(
+        absl::StrCat("bundle ", path, " belongs to user ", st.st_uid));
+  if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+    return absl::PermissionDeniedError(absl::StrCat("other users may write into bundle ", path));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Bundle> Bundle::Open(std::string path) {
+  if (!absl::StartsWith(path, "/") || absl::StrContains(path, absl::string_view("\0", 1)))
+    return absl::InvalidArgumentError(
+        absl::StrCat("bundle \"", absl::CHexEscape(path), "\" is not an absolute path"));
+  RETURN_IF_ERROR(CheckBundleDirectory(path));
   Bundle bundle;
   bundle.path_ = std::move(path);
   absl::StatusOr<ContainerSpec> spec = ReadSpec(bundle.File("config.json"));

@@ -35,12 +35,17 @@ absl::StatusOr<ContainerSpec> ReadSpec(const std::string& config_path);
 // id.
 absl::StatusOr<std::string> ReadGroupAnnotation(const std::string& config_path);
 
+// PermissionDenied for a bundle that belongs to another user, or into which others may write: they
+// could put links in the place of the files that are written there. InvalidArgument when it is no
+// directory, NotFound when there is none.
+absl::Status CheckBundleDirectory(const std::string& path);
+
 // A container's bundle directory.
 class Bundle {
  public:
-  // InvalidArgument when `path` is not absolute, NotFound when there is no such directory. A
-  // config.json that is missing or broken is no error here: the OCI runtime says best what is wrong
-  // with it. spec() then has its defaults, so that the pid namespace counts as shared.
+  // InvalidArgument when `path` is not absolute, else as CheckBundleDirectory. A config.json that is
+  // missing or broken is no error here: the OCI runtime says best what is wrong with it. spec() then
+  // has its defaults, so that the pid namespace counts as shared.
   static absl::StatusOr<Bundle> Open(std::string path);
 
   const std::string& path() const { return path_; }

@@ -220,6 +220,7 @@ SandboxService::Answer<api::CreateSandboxResponse> SandboxService::Create(
       stat(request.bundle_path().c_str(), &directory) < 0 || !S_ISDIR(directory.st_mode))
     co_return absl::InvalidArgumentError(
         absl::StrCat("bundle ", request.bundle_path(), " is no directory"));
+  CO_RETURN_IF_ERROR(CheckBundleDirectory(request.bundle_path()));
   if (request.rootfs_size() > 0)
     co_return absl::InvalidArgumentError("a sandbox without a process has no root file system");
   CO_ASSIGN_OR_RETURN(cri::v1::PodSandboxConfig config, ParseOptions(request.options()));

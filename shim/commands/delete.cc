@@ -131,6 +131,8 @@ absl::StatusOr<bool> StayBehind(const std::string& socket, const std::string& bu
 absl::Status RunDelete(const Flags& flags, absl::string_view protocol) {
   RETURN_IF_ERROR(ValidateId(flags.id));
   ASSIGN_OR_RETURN(std::string bundle, BundlePath(flags));
+  if (absl::Status status = CheckBundleDirectory(bundle); absl::IsPermissionDenied(status))
+    return status;
   std::string socket = ServerSocket(flags, bundle);
   if (protocol == "grpc" && SomebodyListens(socket)) {
     ASSIGN_OR_RETURN(bool clean_up, StayBehind(socket, bundle));

@@ -138,6 +138,7 @@ absl::StatusOr<AnswerFormat> FormatFor(const FoundShim& found, const StartInput&
 
 absl::Status RunStart(const Flags& flags, absl::string_view protocol) {
   RETURN_IF_ERROR(ValidateId(flags.id));
+  RETURN_IF_ERROR(CheckBundleDirectory("."));
   ASSIGN_OR_RETURN(std::string bytes, ReadToEof(STDIN_FILENO, kMaxInput));
   ASSIGN_OR_RETURN(StartInput input, ParseStartInput(bytes, flags));
   ASSIGN_OR_RETURN(AnswerFormat format, ChooseFormat(input, flags, protocol));

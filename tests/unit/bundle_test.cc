@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <string>
@@ -138,6 +139,25 @@ TEST_F(BundleDirectory, GivesItsPathsAndItsSpec) {
   EXPECT_EQ(bundle->rootfs(), path_ + "/rootfs");
   EXPECT_TRUE(bundle->config_status().ok());
   EXPECT_TRUE(bundle->spec().has_private_pid_namespace);
+}
+
+TEST_F(BundleDirectory, IsRefusedWhenOthersMayWriteIntoItOrItIsAnothers) {
+  for (mode_t mode : {0770, 0707, 01777, 0720}) {
+    ASSERT_EQ(chmod(path_.c_str(), mode), 0);
+    EXPECT_EQ(Bundle::Open(path_).status().code(), absl::StatusCode::kPermissionDenied) << mode;
+  }
+  for (mode_t mode : {0700, 0711, 0755}) {
+    ASSERT_EQ(chmod(path_.c_str(), mode), 0);
+    EXPECT_TRUE(Bundle::Open(path_).ok()) << mode;
+  }
+  if (geteuid() != 0) GTEST_SKIP() << "only root can give a directory away";
+  // With user namespaces containerd gives it the group of the container's root.
+  ASSERT_EQ(chown(path_.c_str(), 0, 4711), 0);
+  ASSERT_EQ(chmod(path_.c_str(), 0710), 0);
+  EXPECT_TRUE(Bundle::Open(path_).ok());
+  ASSERT_EQ(chown(path_.c_str(), 4711, 4711), 0);
+  EXPECT_EQ(Bundle::Open(path_).status().code(), absl::StatusCode::kPermissionDenied);
+  ASSERT_EQ(chown(path_.c_str(), 0, 0), 0);
 }
 
 TEST_F(BundleDirectory, CountsItsPidNamespaceAsSharedWithoutAReadableConfig) {
