@@ -1,6 +1,7 @@
 #include "shim/rpc/run.h"
 
 #include <exception>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,12 @@
 
 namespace feather::rpc {
 namespace {
+
+// A machine that does not overcommit refuses memory.
+absl::Status NoMemoryStatus() {
+  LogWarning("no memory for a request");
+  return absl::ResourceExhaustedError("cannot allocate memory");
+}
 
 absl::Status BugStatus(const std::exception& error) {
   LogError("exception out of a request handler", {{"error", error.what()}});
@@ -21,6 +28,8 @@ Async<absl::StatusOr<std::string>> RunUnary(std::shared_ptr<const Method> method
   absl::StatusOr<std::string> result = std::string();
   try {
     result = co_await method->unary(std::move(context), std::move(request));
+  } catch (const std::bad_alloc&) {
+    result = NoMemoryStatus();
   } catch (const std::exception& error) {
     result = BugStatus(error);
   }
@@ -41,6 +50,8 @@ Async<absl::StatusOr<std::string>> RunStream(std::shared_ptr<const Method> metho
   absl::StatusOr<std::string> result = std::string();
   try {
     result = co_await method->stream(std::move(context), std::move(stream));
+  } catch (const std::bad_alloc&) {
+    result = NoMemoryStatus();
   } catch (const std::exception& error) {
     result = BugStatus(error);
   }

@@ -8,7 +8,8 @@
 
 namespace feather::rpc {
 
-// Run a method's handler. An exception out of it is a bug: logged, and answered with Internal.
+// Run a method's handler. An exception out of it is a bug: logged, and answered with Internal; but
+// for want of memory, which is ResourceExhausted.
 Async<absl::StatusOr<std::string>> RunUnary(std::shared_ptr<const Method> method,
                                             CallContext context, std::string request);
 absl::StatusOr<std::string> RunImmediate(const Method& method, std::string request);

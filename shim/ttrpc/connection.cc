@@ -18,7 +18,7 @@ Connection::Connection(asio::io_context& io, UniqueFd socket) : io_(io), socket_
   if (error) ::close(fd);  // the reader's first operation then ends the connection
 }
 
-void Connection::Start() { Spawn(io_, Read(shared_from_this())); }
+void Connection::Start() { Spawn(io_, ReadOrClose(shared_from_this())); }
 
 void Connection::Close() {
   if (closed()) return;
@@ -29,6 +29,16 @@ void Connection::Close() {
   queued_ = head_ = offset_ = 0;
   if (progress_) std::exchange(progress_, nullptr)->Set();
   OnClosed();
+}
+
+// Without memory for a frame nobody would read the connection any more: its peer is to know.
+Async<> Connection::ReadOrClose(std::shared_ptr<Connection> self) {
+  try {
+    co_await Read(self);
+  } catch (...) {
+    self->Close();
+    throw;
+  }
 }
 
 Async<> Connection::Read(std::shared_ptr<Connection> self) {

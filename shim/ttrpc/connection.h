@@ -60,6 +60,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::io_context& io_;
 
  private:
+  static Async<> ReadOrClose(std::shared_ptr<Connection> self);
   static Async<> Read(std::shared_ptr<Connection> self);
   static Async<> Deliver(std::shared_ptr<Connection> self, std::vector<Frame> frames);
   static Async<> Write(std::shared_ptr<Connection> self);

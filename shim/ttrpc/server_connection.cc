@@ -181,7 +181,7 @@ Async<> ServerConnection::RunStream(std::shared_ptr<ServerConnection> self, uint
   }
 }
 
-void ServerConnection::Finish(uint32_t id, absl::StatusOr<std::string> result) {
+void ServerConnection::Finish(uint32_t id, absl::StatusOr<std::string> result) try {
   Forget(id);
   if (!result.ok()) {
     SendStatus(id, result.status());
@@ -193,6 +193,10 @@ void ServerConnection::Finish(uint32_t id, absl::StatusOr<std::string> result) {
     SendStatus(id, absl::ResourceExhaustedError(OversizeText(size)));
   else
     SendMessage(id, kResponse, 0, response);
+} catch (...) {
+  // No memory for the answer: the client must not wait for it.
+  Close();
+  throw;
 }
 
 void ServerConnection::Reject(uint32_t id, const absl::Status& status) {
