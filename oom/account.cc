@@ -7,23 +7,25 @@ namespace feather::oom {
 Account::Account(Watch::OnKill on_kill, const Counters& now, std::optional<uint64_t> told)
     : on_kill_(std::move(on_kill)), last_(now), told_(told.value_or(now.oom_kill)) {}
 
-void Account::Observe(const Counters& now, Clock::time_point at) {
+bool Account::Observe(const Counters& now, Clock::time_point at) {
   bool group_rose = now.oom_group_kill > last_.oom_group_kill;
   bool recent = told_at_ && at - *told_at_ <= kGroupWindow;
   last_ = now;
   if (now.oom_kill <= told_) {
     // The first victim was reported before its group was counted.
     if (group_rose && recent) told_group_ = true;
-    return;
+    return false;
   }
   told_ = now.oom_kill;
-  if (recent && group_rose != told_group_) {
-    told_group_ = true;
-    return;
+  if (recent && (group_rose != told_group_ || told_maybe_group_)) {
+    told_group_ = told_group_ || group_rose;
+    return false;
   }
   told_at_ = at;
   told_group_ = group_rose;
+  told_maybe_group_ = false;
   on_kill_(last_);
+  return true;
 }
 
 }  // namespace feather::oom

@@ -13,21 +13,24 @@ namespace feather::oom {
 // A group kill (memory.oom.group) raises oom_kill for the first victim, then oom_group_kill, then
 // oom_kill for each process of the group, the first victim again if it has not gone by then
 // (mm/oom_kill.c, oom_kill_process), so that a reading can fall between them and show one kill
-// twice. Therefore an increase within
-// kGroupWindow of a reported one is folded into it if oom_group_kill rose with either of the two.
+// twice. Therefore an increase within kGroupWindow of a reported one is folded into it if
+// oom_group_kill rose with either of the two. Where that counter does not show a group (the group
+// is that of an ancestor, which counts it; Linux before 5.17; the cgroup is gone), InGroup stands
+// for it.
 //
 // Errs: towards one report too few when an unrelated kill comes within the window of a group kill
-// (the group's report stands, at most kGroupWindow earlier); towards one too many when the kernel
-// is older than 5.17 and does not count group kills, when the group is that of an ancestor (which
-// counts it, not the container's cgroup), or when the loop stood still for longer than the window.
+// (the group's report stands, at most kGroupWindow earlier); towards one too many when the loop
+// stood still for longer than the window.
 class Account {
  public:
   static constexpr Clock::duration kGroupWindow = std::chrono::seconds(1);
 
   Account(Watch::OnKill on_kill, const Counters& now, std::optional<uint64_t> told);
 
-  // Takes a reading made at `at`; reports it if it must be.
-  void Observe(const Counters& now, Clock::time_point at);
+  // Takes a reading made at `at`; reports it, and returns true, if it must be.
+  bool Observe(const Counters& now, Clock::time_point at);
+  // The kill that was reported last may have been the first of a group.
+  void InGroup() { told_maybe_group_ = true; }
   const Counters& last() const { return last_; }
 
  private:
@@ -36,6 +39,7 @@ class Account {
   uint64_t told_;
   std::optional<Clock::time_point> told_at_;
   bool told_group_ = false;
+  bool told_maybe_group_ = false;
 };
 
 }  // namespace feather::oom

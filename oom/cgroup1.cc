@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
+#include "oom/explainer.h"
 #include "oom/state_watch.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
@@ -64,8 +65,14 @@ class SubtreeKills {
 // Shared by the watch and its coroutines; ends when its files are closed.
 class State : public std::enable_shared_from_this<State> {
  public:
-  State(asio::io_context& io, SubtreeKills kills, Account account)
-      : io_(io), signal_(io), timer_(io), kills_(std::move(kills)), account_(std::move(account)) {}
+  State(asio::io_context& io, SubtreeKills kills, Account account,
+        std::shared_ptr<Explainer> explainer)
+      : io_(io),
+        signal_(io),
+        timer_(io),
+        kills_(std::move(kills)),
+        account_(std::move(account)),
+        explainer_(std::move(explainer)) {}
 
   absl::Status Begin(UniqueFd control, UniqueFd signal) {
     RETURN_IF_ERROR(Assign(signal_, std::move(signal)));
@@ -77,10 +84,12 @@ class State : public std::enable_shared_from_this<State> {
   void Read() {
     if (!control_) return;
     Content control = ReadAgain(control_.get());
-    if (control.error != 0) return Close();
+    if (control.error != 0) return End();
     Counters now = ParseCounters(control.text);
     now.oom_kill = kills_.Add(now.oom_kill);
-    account_.Observe(now, Clock::now());
+    const uint64_t before = account_.last().oom_kill;
+    const bool told = account_.Observe(now, Clock::now());
+    if (told || now.oom_kill != before) explainer_->Counted(now, told);
     under_oom_ = false;
     ForEachKey(control.text, [this](absl::string_view key, uint64_t value) {
       if (key == "under_oom") under_oom_ = value != 0;
@@ -89,7 +98,7 @@ class State : public std::enable_shared_from_this<State> {
 
   void Finish() {
     Read();
-    Close();
+    End();
   }
 
   void Close() {
@@ -102,6 +111,11 @@ class State : public std::enable_shared_from_this<State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
+  void End() {
+    explainer_->End();
+    Close();
+  }
+
   static Async<> Follow(std::shared_ptr<State> self) {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
@@ -141,6 +155,7 @@ class State : public std::enable_shared_from_this<State> {
   asio::steady_timer timer_;
   SubtreeKills kills_;
   Account account_;
+  std::shared_ptr<Explainer> explainer_;
   bool under_oom_ = false;
   bool signalled_ = false;
   bool rereading_ = false;
@@ -150,7 +165,8 @@ class State : public std::enable_shared_from_this<State> {
 
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told) {
+                                                    std::optional<uint64_t> told,
+                                                    Watch::OnExplained on_explained) {
   const std::string path = absl::StrCat(directory, "/memory.oom_control");
   ASSIGN_OR_RETURN(UniqueFd control, OpenFile(path, O_RDONLY));
   UniqueFd signal(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -163,10 +179,13 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(content.text);
+  auto explainer = std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes",
+                                               std::move(on_explained));
   SubtreeKills kills(std::move(directory));
   now.oom_kill = kills.Add(now.oom_kill);
   Account account(std::move(on_kill), now, told);
-  auto state = std::make_shared<State>(io, std::move(kills), std::move(account));
+  auto state = std::make_shared<State>(io, std::move(kills), std::move(account),
+                                       std::move(explainer));
   RETURN_IF_ERROR(state->Begin(std::move(control), std::move(signal)));
   return std::make_unique<StateWatch<State>>(std::move(state));
 }

@@ -21,6 +21,7 @@ namespace feather::oom {
 // reading takes its counter along, and no ancestor keeps it.
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told);
+                                                    std::optional<uint64_t> told,
+                                                    Watch::OnExplained on_explained);
 
 }  // namespace feather::oom

@@ -17,7 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
-#include "oom/kernel_log.h"
+#include "oom/explainer.h"
 #include "oom/siblings.h"
 #include "oom/state_watch.h"
 #include "runtime/base/async.h"
@@ -33,8 +33,8 @@ namespace {
 constexpr auto kFirstReread = std::chrono::milliseconds(1);
 constexpr int kRereads = 4;
 
-// Those of an earlier life of a restored container may be many; its init is among the first.
-constexpr size_t kMostProcesses = 16;
+// Of a container's processes, the oldest, the init among them.
+constexpr size_t kMostProcesses = 64;
 
 std::vector<pid_t> Processes(const std::string& directory) {
   std::vector<pid_t> pids;
@@ -46,19 +46,30 @@ std::vector<pid_t> Processes(const std::string& directory) {
   return pids;
 }
 
+// memory.oom.group is set in the cgroup or one above it, or may have been: the cgroup is gone.
+bool MayKillInGroups(const std::string& directory) {
+  for (std::string above = directory;; above += "/..") {
+    const Content group = ReadPath(absl::StrCat(above, "/memory.oom.group"));
+    // The root has no such file.
+    if (group.error != 0) return above == directory;
+    if (absl::StartsWith(group.text, "1")) return true;
+  }
+}
+
 // Shared by the watch and its coroutines; ends when its files are closed.
 class State : public std::enable_shared_from_this<State> {
  public:
-  State(asio::io_context& io, const std::string& directory, Account account)
+  State(asio::io_context& io, const std::string& directory, Account account,
+        std::shared_ptr<Explainer> explainer)
       : io_(io),
+        directory_(directory),
         memory_(io),
         cgroup_(io),
         parent_(io),
         timer_(io),
         account_(std::move(account)),
-        before_(account_.last().oom_kill),
-        siblings_(directory),
-        kernel_log_(Processes(directory)) {}
+        explainer_(std::move(explainer)),
+        siblings_(directory) {}
 
   // `parent` may be none.
   absl::Status Begin(UniqueFd memory, UniqueFd cgroup, UniqueFd parent) {
@@ -77,18 +88,19 @@ class State : public std::enable_shared_from_this<State> {
     if (parent_.is_open()) ReadParent();
     // Before the counters: the kill that empties the cgroup in between would be in neither reading.
     bool populated = Populated();
+    if (populated) explainer_->Know(Processes(directory_));
     Content events = ReadAgain(memory_.native_handle());
     if (events.error != 0) return Gone();
     Counters now = ParseCounters(events.text);
     bool kill_due = now.oom > account_.last().oom && now.oom_kill == account_.last().oom_kill;
-    account_.Observe(now, Clock::now());
+    Observe(now);
     if (kill_due && !rereading_) Spawn(io_, ReadSoon(shared_from_this()));
-    if (!populated) Close();
+    if (!populated) End();
   }
 
   void Finish() {
     Read();
-    Close();
+    End();
   }
 
   void Close() {
@@ -127,6 +139,18 @@ class State : public std::enable_shared_from_this<State> {
     self->rereading_ = false;
   }
 
+  void Observe(const Counters& now) {
+    const uint64_t before = account_.last().oom_kill;
+    const bool told = account_.Observe(now, Clock::now());
+    if (told && MayKillInGroups(directory_)) account_.InGroup();
+    if (told || now.oom_kill != before) explainer_->Counted(now, told);
+  }
+
+  void End() {
+    explainer_->End();
+    Close();
+  }
+
   // True until the cgroup has turned empty after there were processes in it.
   bool Populated() {
     Content events = ReadAgain(cgroup_.native_handle());
@@ -147,24 +171,21 @@ class State : public std::enable_shared_from_this<State> {
   void Gone() {
     Counters now = account_.last();
     std::optional<uint64_t> count = siblings_.LastCount();
-    if (!count) {
-      kernel_log_.Read();
-      count = before_ + kernel_log_.kills();
-    }
+    if (!count) count = now.oom_kill + explainer_->Uncounted(siblings_.was_doubtful());
     now.oom_kill = std::max(now.oom_kill, *count);
-    account_.Observe(now, Clock::now());
-    Close();
+    Observe(now);
+    End();
   }
 
   asio::io_context& io_;
+  const std::string directory_;
   asio::posix::stream_descriptor memory_;
   asio::posix::stream_descriptor cgroup_;
   asio::posix::stream_descriptor parent_;
   asio::steady_timer timer_;
   Account account_;
-  const uint64_t before_;
+  std::shared_ptr<Explainer> explainer_;
   Siblings siblings_;
-  KernelLog kernel_log_;
   bool was_populated_ = false;
   bool rereading_ = false;
 };
@@ -173,7 +194,8 @@ class State : public std::enable_shared_from_this<State> {
 
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told) {
+                                                    std::optional<uint64_t> told,
+                                                    Watch::OnExplained on_explained) {
   ASSIGN_OR_RETURN(UniqueFd memory, OpenFile(absl::StrCat(directory, "/memory.events"), O_RDONLY));
   ASSIGN_OR_RETURN(UniqueFd cgroup, OpenFile(absl::StrCat(directory, "/cgroup.events"), O_RDONLY));
   UniqueFd parent;
@@ -184,7 +206,10 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   Content events = ReadAgain(memory.get());
   if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", directory));
   Account account(std::move(on_kill), ParseCounters(events.text), told);
-  auto state = std::make_shared<State>(io, directory, std::move(account));
+  auto explainer =
+      std::make_shared<Explainer>(io, directory, "memory.max", std::move(on_explained));
+  auto state =
+      std::make_shared<State>(io, directory, std::move(account), std::move(explainer));
   RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
   return std::make_unique<StateWatch<State>>(std::move(state));
 }

@@ -7,7 +7,7 @@ namespace feather::oom {
 // The back end for cgroup2 (Documentation/admin-guide/cgroup-v2.rst). It holds memory.events and
 // cgroup.events of the container's cgroup open and polls them; below systemd (a cgroup named
 // *.scope) also the parent's memory.events. What it relies on, each shown on the running kernel by
-// tests/cgroup2/oom_watch_test.cc:
+// tests/cgroup2/oom_kernel_test.cc:
 //  - A change of either file wakes poll(2) with POLLPRI at once (fs/kernfs/file.c, kernfs_notify);
 //    reading from offset 0 arms it again. No inotify instance is involved.
 //  - Notifications of one file are at least 10 ms apart, later ones are delayed
@@ -23,8 +23,10 @@ namespace feather::oom {
 // takes what the parent's oom_kill has grown by since the container's own counter was last read,
 // less what the siblings' have (siblings.h); where that cannot tell (a sibling also went away
 // since, the parent is the root or gone as well, memory_localevents), what the kernel's log says
-// (kernel_log.h). What remains uncertain:
-//  - The log has its own gaps, towards a missing report.
+// (kernel_log.h) of the processes that were in the cgroup at the last reading, and, if there was a
+// kill here or in a sibling that is gone, of the cgroup; unless a kill was counted within the last
+// second (explainer.h). What remains uncertain:
+//  - The log has its own gaps, towards a missing report; so has that second.
 //  - A sibling that was made, killed by the OOM killer and removed between two turns of the loop,
 //    while this container's cgroup went away in the same interval, would be taken for this
 //    container.
@@ -32,6 +34,7 @@ namespace feather::oom {
 // its rmdir together.
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told);
+                                                    std::optional<uint64_t> told,
+                                                    Watch::OnExplained on_explained);
 
 }  // namespace feather::oom

@@ -1,6 +1,7 @@
 #include "oom/cgroupfs.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -53,6 +54,21 @@ Content ReadPath(const std::string& path) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return {errno, {}};
   return ReadAgain(fd.get());
+}
+
+std::string NameInHierarchy(const std::string& directory) {
+  struct stat here {};
+  if (stat(directory.c_str(), &here) != 0) return "";
+  size_t end = directory.size();
+  while (end > 0) {
+    const size_t slash = directory.rfind('/', end - 1);
+    struct stat above {};
+    if (slash == std::string::npos || slash == 0 ||
+        stat(directory.substr(0, slash).c_str(), &above) != 0 || above.st_dev != here.st_dev)
+      break;
+    end = slash;
+  }
+  return directory.substr(end);
 }
 
 std::vector<std::string> Children(const std::string& directory) {

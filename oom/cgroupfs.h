@@ -25,6 +25,10 @@ struct Content {
 Content ReadAgain(int fd);
 Content ReadPath(const std::string& path);
 
+// What the kernel calls the cgroup whose directory this is: the path below the mount point; empty
+// for the hierarchy's root, or if there is no such directory.
+std::string NameInHierarchy(const std::string& directory);
+
 // Names of the cgroups directly below; empty where `directory` cannot be read.
 std::vector<std::string> Children(const std::string& directory);
 

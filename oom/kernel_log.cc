@@ -3,23 +3,27 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
+#include "oom/cgroupfs.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
 namespace {
 
-// PROC_PID_INIT_INO of include/linux/proc_ns.h.
+// PROC_PID_INIT_INO and PROC_CGROUP_INIT_INO of include/linux/proc_ns.h.
 constexpr ino_t kFirstPidNamespace = 0xEFFFFFFC;
+constexpr ino_t kFirstCgroupNamespace = 0xEFFFFFFB;
 // The longest record (CONSOLE_EXT_LOG_MAX).
 constexpr size_t kLongestRecord = 8192;
 // More are not read: a second's work at most.
@@ -27,20 +31,17 @@ constexpr int kMostRecords = 1 << 18;
 // Severity and facility share a number; 0 is the kernel's facility, and a writer of /dev/kmsg
 // cannot have it.
 constexpr int kSeverities = 8;
-constexpr absl::string_view kKilled = ": Killed process ";
+// The beginnings of a kill's line: by the limit of a cgroup, by the machine's own.
+constexpr std::array<absl::string_view, 3> kKilled{
+    "Memory cgroup out of memory: Killed process ", "Out of memory: Killed process ",
+    "Out of memory (oom_kill_allocating_task): Killed process "};
+constexpr absl::string_view kOomMemcg = ",oom_memcg=";
+constexpr absl::string_view kTaskMemcg = ",task_memcg=";
+constexpr absl::string_view kPid = ",pid=";
 
-bool InFirstPidNamespace() {
+bool InNamespace(const char* link, ino_t number) {
   struct stat info {};
-  return stat("/proc/self/ns/pid", &info) == 0 && info.st_ino == kFirstPidNamespace;
-}
-
-// The log's clock runs beside CLOCK_MONOTONIC, without NTP's corrections: allow for 100 ppm.
-uint64_t NowLessDrift() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  const uint64_t us =
-      static_cast<uint64_t>(now.tv_sec) * 1'000'000 + static_cast<uint64_t>(now.tv_nsec) / 1'000;
-  return us - std::min(us, us / 10'000 + 2'000'000);
+  return stat(link, &info) == 0 && info.st_ino == number;
 }
 
 // Where kernel.dmesg_restrict is set, it takes a capability. Invalid for what is no kernel log: in
@@ -55,43 +56,87 @@ UniqueFd Open(const std::string& path) {
 }
 
 // The text up to `end`, which is taken off with it; all of it where there is no `end`.
-absl::string_view Take(absl::string_view& text, char end) {
+absl::string_view CutAt(absl::string_view& text, char end) {
   const size_t at = text.find(end);
   const absl::string_view taken = text.substr(0, at);
   text.remove_prefix(at == absl::string_view::npos ? text.size() : at + 1);
   return taken;
 }
 
+// Where `key` is, npos unless it is there once: a name may have it in itself.
+size_t FindOnly(absl::string_view text, absl::string_view key) {
+  const size_t at = text.find(key);
+  return at == text.rfind(key) ? at : absl::string_view::npos;
+}
+
 }  // namespace
 
-KernelLog::KernelLog(std::vector<pid_t> processes) : since_(NowLessDrift()) {
-  if (InFirstPidNamespace()) processes_ = std::move(processes);
+KernelLog::KernelLog(const std::string& directory)
+    : knows_pids_(InNamespace("/proc/self/ns/pid", kFirstPidNamespace)) {
+  if (InNamespace("/proc/self/ns/cgroup", kFirstCgroupNamespace))
+    cgroup_ = NameInHierarchy(directory);
+}
+
+void KernelLog::Know(std::vector<pid_t> processes) {
+  if (knows_pids_ && !processes.empty()) processes_ = std::move(processes);
 }
 
 void KernelLog::Add(absl::string_view record) {
   // "PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT\n KEY=VALUE\n…"
   int priority = 0;
-  uint64_t at = 0;
-  const bool ours = absl::SimpleAtoi(Take(record, ','), &priority) && priority < kSeverities;
-  Take(record, ',');
-  if (!absl::SimpleAtoi(Take(record, ','), &at) || !ours || at < since_) return;
-  Take(record, ';');
-  absl::string_view text = Take(record, '\n');
-  const size_t killed = text.find(kKilled);
-  if (killed == absl::string_view::npos) return;
-  text.remove_prefix(killed + kKilled.size());
-  pid_t pid = 0;
-  // Once each: their pids may have been given anew since.
-  if (absl::SimpleAtoi(Take(text, ' '), &pid) && std::erase(processes_, pid) > 0) ++kills_;
+  uint64_t sequence = 0, at = 0;
+  const bool ours = absl::SimpleAtoi(CutAt(record, ','), &priority) && priority < kSeverities;
+  if (!absl::SimpleAtoi(CutAt(record, ','), &sequence) || sequence < next_) return;
+  next_ = sequence + 1;
+  if (!absl::SimpleAtoi(CutAt(record, ','), &at)) return;
+  newest_ = at;
+  if (!ours) return;
+  CutAt(record, ';');
+  absl::string_view text = CutAt(record, '\n');
+  if (absl::StartsWith(text, "oom-kill:")) return AddChoice(text);
+  for (absl::string_view killed : kKilled)
+    if (absl::ConsumePrefix(&text, killed)) return AddKill(text, at);
+}
+
+void KernelLog::AddChoice(absl::string_view text) {
+  chosen_.reset();
+  const size_t memcg = FindOnly(text, kTaskMemcg);
+  if (memcg == absl::string_view::npos || cgroup_.empty()) return;
+  absl::string_view path = text.substr(memcg + kTaskMemcg.size());
+  if (!absl::ConsumePrefix(&path, cgroup_)) return;
+  if (!absl::StartsWith(path, ",task=") && !absl::StartsWith(path, "/")) return;
+  Victim victim;
+  const size_t last = text.rfind(kPid);
+  if (last == absl::string_view::npos) return;
+  absl::string_view pid = text.substr(last + kPid.size());
+  if (!absl::SimpleAtoi(CutAt(pid, ','), &victim.pid)) return;
+  const size_t limit = FindOnly(text, kOomMemcg);
+  if (limit < memcg)
+    victim.limit_of = std::string(text.substr(limit + kOomMemcg.size(), memcg - limit - kOomMemcg.size()));
+  chosen_ = std::move(victim);
+}
+
+void KernelLog::AddKill(absl::string_view text, uint64_t at) {
+  Victim victim;
+  if (!absl::SimpleAtoi(CutAt(text, ' '), &victim.pid)) return;
+  // Once each: a group's first victim is told twice, and pids are given anew.
+  victim.seen = std::erase(processes_, victim.pid) > 0;
+  const bool chosen = chosen_ && chosen_->pid == victim.pid;
+  if (!chosen && !victim.seen) return;
+  if (chosen) victim.limit_of = std::move(chosen_->limit_of);
+  chosen_.reset();
+  if (absl::ConsumePrefix(&text, "("))
+    victim.name = std::string(text.substr(0, text.rfind(") total-vm:")));
+  found_.push_back({at, std::move(victim)});
 }
 
 void KernelLog::Read(const std::string& path) {
-  if (processes_.empty()) return;
-  const UniqueFd log = Open(path);
-  if (!log) return;
+  if (cgroup_.empty() && processes_.empty()) return;
+  if (!log_) log_ = Open(path);
+  if (!log_) return;
   std::array<char, kLongestRecord> record;
-  for (int left = kMostRecords; left > 0 && !processes_.empty(); --left) {
-    const ssize_t size = read(log.get(), record.data(), record.size());
+  for (int left = kMostRecords; left > 0; --left) {
+    const ssize_t size = read(log_.get(), record.data(), record.size());
     if (size > 0) {
       Add(absl::string_view(record.data(), static_cast<size_t>(size)));
     } else if (size == 0 || (errno != EPIPE && errno != EINTR && errno != EINVAL)) {
@@ -99,6 +144,15 @@ void KernelLog::Read(const std::string& path) {
       return;
     }
   }
+}
+
+std::vector<Victim> KernelLog::Take() {
+  const auto age = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - started_);
+  std::vector<Victim> victims;
+  for (Found& found : std::exchange(found_, {}))
+    if (found.at + static_cast<uint64_t>(age.count()) >= newest_)
+      victims.push_back(std::move(found.victim));
+  return victims;
 }
 
 }  // namespace feather::oom

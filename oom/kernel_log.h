@@ -3,39 +3,73 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "oom/watch.h"
+#include "runtime/base/async.h"
+#include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
 
 // Which processes of a container the kernel's log (/dev/kmsg, Documentation/ABI/testing/dev-kmsg)
-// says were OOM-killed, for the time when the container's counters are gone. The line that counts,
-// written by the kernel for each victim and not before the container was there, is
-// (mm/oom_kill.c, __oom_kill_process)
-//   Memory cgroup out of memory: Killed process PID (NAME), …
-// Of those pids, which mean what they mean here only in the first pid namespace, the ones are
-// counted that were in the cgroup at the beginning: its init. (The line before, with the cgroup's
-// name, is rate-limited, and a cgroup's name may be taken anew at once.)
+// says were OOM-killed. The kernel writes of each kill (mm/oom_kill.c, oom_kill_process)
+//   oom-kill:constraint=…,oom_memcg=CGROUP,task_memcg=CGROUP,task=NAME,pid=PID,uid=UID
+// before it raises the counter, of ten kills in five seconds at most and of a group's first victim
+// only, and right after it (__oom_kill_process), of every victim,
+//   Memory cgroup out of memory: Killed process PID (NAME) total-vm:…
+// A victim is the container's if the first line names its cgroup or one below, or if its pid was
+// among those that Know was told last. Pids mean what they mean here only in the first pid
+// namespace, cgroups' names only in the first cgroup namespace: elsewhere they are not used.
 //
-// Errs towards too few: later processes, lines that the log has lost or this process may not read.
+// What a container may choose itself, names of processes and of cgroups, cannot make a line
+// anybody else's.
+//
+// A cgroup may have had an earlier life under the same name. The log's clock is none that can be
+// read; but it runs as ours does, and whoever reads the log after a kill finds a line that has just
+// been written: what is older than that by more than the object's age is left out.
+//
+// Errs towards too few: lines that the log has lost, that the rate limit has kept back, or that this
+// process may not read.
 class KernelLog {
  public:
-  explicit KernelLog(std::vector<pid_t> processes);
+  // `directory`: the container's cgroup, which has just begun to be used.
+  explicit KernelLog(const std::string& directory);
 
-  // A record, as it is read from /dev/kmsg.
+  // The processes that are in the cgroup now; empty: as before.
+  void Know(std::vector<pid_t> processes);
+  // A record, as it is read from /dev/kmsg. One that was there already is passed over.
   void Add(absl::string_view record);
-  // All records that there are: some milliseconds where the log is long.
+  // All records that there are: some milliseconds where the log is long. From then on the log is
+  // open, and the next call reads what has come since, until Close.
   void Read(const std::string& path = "/dev/kmsg");
-  // The killed ones among what was added.
-  uint64_t kills() const { return kills_; }
+  void Close() { log_.Reset(); }
+  // The victims that were found since the last call, each once.
+  std::vector<Victim> Take();
 
  private:
+  void AddChoice(absl::string_view text);
+  void AddKill(absl::string_view text, uint64_t at);
+
+  UniqueFd log_;
+  // As the kernel names it; empty: not known.
+  std::string cgroup_;
+  bool knows_pids_;
   std::vector<pid_t> processes_;
-  // Microseconds of the kernel's log.
-  uint64_t since_ = 0;
-  uint64_t kills_ = 0;
+  // Whom the last line of the first kind chose. The kernel kills one after another.
+  std::optional<Victim> chosen_;
+  struct Found {
+    uint64_t at;
+    Victim victim;
+  };
+  std::vector<Found> found_;
+  const Clock::time_point started_ = Clock::now();
+  // When the last record was written, in microseconds of the log's own clock.
+  uint64_t newest_ = 0;
+  // Sequence number of the first record that has not been seen.
+  uint64_t next_ = 0;
 };
 
 }  // namespace feather::oom

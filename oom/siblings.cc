@@ -29,7 +29,7 @@ void Siblings::Remember() {
   if (now && now->children.contains(name_)) remembered_ = std::move(now);
 }
 
-std::optional<uint64_t> Siblings::LastCount() const {
+std::optional<uint64_t> Siblings::LastCount() {
   if (!remembered_) return std::nullopt;
   const uint64_t own = remembered_->children.at(name_);
   std::optional<Reading> now = ReadAll();
@@ -39,7 +39,10 @@ std::optional<uint64_t> Siblings::LastCount() const {
   for (const auto& [name, before] : remembered_->children) {
     if (name == name_) continue;
     auto found = now->children.find(name);
-    if (found == now->children.end() || found->second < before) return std::nullopt;
+    if (found == now->children.end() || found->second < before) {
+      was_doubtful_ = true;
+      return std::nullopt;
+    }
     kills -= std::min(kills, found->second - before);
     now->children.erase(found);
   }

@@ -9,9 +9,10 @@ namespace feather::oom {
 
 absl::StatusOr<std::unique_ptr<Watch>> Watch::Start(asio::io_context& io, bool unified,
                                                     std::string directory, OnKill on_kill,
-                                                    std::optional<uint64_t> told) {
-  return unified ? StartCgroup2(io, std::move(directory), std::move(on_kill), told)
-                 : StartCgroup1(io, std::move(directory), std::move(on_kill), told);
+                                                    std::optional<uint64_t> told,
+                                                    OnExplained on_explained) {
+  auto start = unified ? StartCgroup2 : StartCgroup1;
+  return start(io, std::move(directory), std::move(on_kill), told, std::move(on_explained));
 }
 
 }  // namespace feather::oom

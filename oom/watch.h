@@ -1,11 +1,14 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <asio/io_context.hpp>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -22,6 +25,25 @@ struct Counters {
   uint64_t oom_group_kill = 0;
 };
 
+// A process that the OOM killer took, as the kernel's log has it.
+struct Victim {
+  pid_t pid = 0;  // in the first pid namespace
+  std::string name;
+  // The cgroup that was at its limit; empty: the machine itself, or not known.
+  std::string limit_of;
+  bool seen = false;  // in the container's cgroup before
+};
+
+// What is known of a kill, for people to read.
+struct Explanation {
+  std::string cgroup;  // the container's, an absolute directory
+  std::string limit;   // of it, as the kernel words it
+  Counters counters;
+  // None where the kernel's log did not tell. (Where kills are told a few milliseconds apart, the
+  // first may have the second's as well.)
+  std::vector<Victim> victims;
+};
+
 // Watches one container's cgroup for OOM kills. Back ends: cgroup2.h (memory.events and
 // cgroup.events polled for EPOLLPRI, no inotify) and cgroup1.h (memory.oom_control with an
 // eventfd); their headers name the kernel's guarantees that they stand on and what remains
@@ -29,7 +51,9 @@ struct Counters {
 //
 // `on_kill` is called from the loop, or from inside Read and Finish, never from inside Start, once
 // for each reading that finds `oom_kill` greater than the one before; a group kill that was read
-// half-way counts once (account.h). It must not destroy the watch.
+// half-way counts once (account.h). It must not destroy the watch. `on_explained` follows each
+// `on_kill`, in the same way, as soon as the kernel's log names the victim, after 0.1 s or at the
+// watch's end in any case.
 //
 // Order of calls: Start once the container's init is in the cgroup; Read before each exit of one of
 // its processes is published, Finish before the init's. The watch also ends by itself, in the same
@@ -38,6 +62,7 @@ struct Counters {
 class Watch {
  public:
   using OnKill = std::function<void(const Counters&)>;
+  using OnExplained = std::function<void(const Explanation&)>;
 
   // `directory`: the container's cgroup; on cgroup1 that of the memory controller. `told`: kills up
   // to this count have been reported already; nullopt: up to what the counter says now, which is
@@ -46,7 +71,8 @@ class Watch {
   // had told. An error (no memory controller, no such cgroup) leaves nothing open.
   static absl::StatusOr<std::unique_ptr<Watch>> Start(asio::io_context& io, bool unified,
                                                       std::string directory, OnKill on_kill,
-                                                      std::optional<uint64_t> told = std::nullopt);
+                                                      std::optional<uint64_t> told = std::nullopt,
+                                                      OnExplained on_explained = nullptr);
   virtual ~Watch() = default;
 
   // Reads the counters now. Call it before the exit of any process of the container is published:

@@ -18,6 +18,26 @@ namespace feather {
 namespace api = containerd::task::v2;
 namespace events = containerd::events;
 
+namespace {
+
+void LogOomKill(const std::string& id, const oom::Explanation& kill) {
+  std::string processes, limit_of;
+  for (const oom::Victim& victim : kill.victims) {
+    absl::StrAppend(&processes, processes.empty() ? "" : ", ", victim.pid, " (", victim.name, ")");
+    if (!victim.limit_of.empty()) limit_of = victim.limit_of;
+  }
+  LogInfo("the kernel's OOM killer took a process of the container",
+          {{"id", id},
+           {"cgroup", kill.cgroup},
+           {"limit", kill.limit},
+           {"oom", absl::StrCat(kill.counters.oom)},
+           {"oom_kill", absl::StrCat(kill.counters.oom_kill)},
+           {"process", processes.empty() ? "unknown" : processes},
+           {"limit_of", limit_of.empty() ? "unknown" : limit_of}});
+}
+
+}  // namespace
+
 TaskService::TaskService(asio::io_context& io, Reaper& reaper, Publisher& publisher, Config config,
                          std::function<void()> on_shutdown)
     : io_(io),
@@ -216,7 +236,8 @@ void TaskService::StartOomWatch(Task& task, std::optional<uint64_t> told) {
   }
   auto watch = oom::Watch::Start(
       io_, cgroup->unified, directory,
-      [this, &task](const oom::Counters& counters) { OomKilled(task, counters); }, told);
+      [this, &task](const oom::Counters&) { OomKilled(task); }, told,
+      [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });
   if (watch.ok()) {
     task.oom_watch = *std::move(watch);
   } else {
@@ -225,11 +246,7 @@ void TaskService::StartOomWatch(Task& task, std::optional<uint64_t> told) {
   }
 }
 
-void TaskService::OomKilled(const Task& task, const oom::Counters& counters) {
-  LogInfo("the kernel's OOM killer took a process of the container",
-          {{"id", task.id()},
-           {"oom", absl::StrCat(counters.oom)},
-           {"oom_kill", absl::StrCat(counters.oom_kill)}});
+void TaskService::OomKilled(const Task& task) {
   events::TaskOOM event;
   event.set_container_id(task.id());
   Publish("/tasks/oom", event);

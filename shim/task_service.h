@@ -119,7 +119,7 @@ class TaskService {
   Async<> DeleteAbandoned(std::shared_ptr<Task> task);
   Async<> DeleteLeftOver(std::shared_ptr<Container> container);
   void StartOomWatch(Task& task, std::optional<uint64_t> told = std::nullopt);
-  void OomKilled(const Task& task, const oom::Counters& counters);
+  void OomKilled(const Task& task);
   void Exited(Task& task, const Process& process);
 
   template <typename Event>

@@ -10,8 +10,11 @@
 #include <cerrno>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "oom/cgroupfs.h"
+#include "oom/kernel_log.h"
 #include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
 #include "tests/support/memory_cgroup.h"
@@ -174,6 +177,27 @@ TEST_F(OomKernel, AGroupKillCountsEachProcessAndTheGroupOnce) {
   EXPECT_GE(leaf_->Value("memory.events", "oom_kill"), 3u);
   EXPECT_LE(leaf_->Value("memory.events", "oom_kill"), 4u);
   EXPECT_EQ(leaf_->Value("memory.events", "oom_group_kill"), 1u);
+}
+
+// The removal of a cgroup does not take its victims' lines along, nor is the order of the two lines
+// ever another (oom/kernel_log.h).
+TEST_F(OomKernel, TheLogHasTheVictimsCgroupAndThenItsPid) {
+  // The first line is not written more than ten times in five seconds.
+  std::vector<oom::Victim> victims;
+  pid_t pid = 0;
+  for (int attempt = 0; attempt < 60 && victims.empty(); ++attempt) {
+    if (attempt > 0) usleep(200'000);
+    oom::KernelLog log(leaf_->path());
+    Member victim(*leaf_, [] { EatMemory(kTooMuch); });
+    pid = victim.pid();
+    EXPECT_TRUE(victim.RunToItsKill());
+    log.Read();
+    victims = log.Take();
+  }
+  ASSERT_EQ(victims.size(), 1u);
+  EXPECT_EQ(victims[0].pid, pid);
+  EXPECT_EQ(victims[0].name, "oom_kernel_test");
+  EXPECT_EQ(victims[0].limit_of, oom::NameInHierarchy(leaf_->path()));
 }
 
 }  // namespace

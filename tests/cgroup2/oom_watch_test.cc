@@ -13,6 +13,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "oom/explainer.h"
+#include "oom/kernel_log.h"
 #include "oom/watch.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
@@ -45,7 +47,7 @@ class OomWatch : public testing::Test {
   }
 
   // The container's cgroup.
-  void Make(const char* name) {
+  void Make(const std::string& name) {
     cgroup_.emplace(parent_->path(), name);
     cgroup_->Limit(kLimit);
   }
@@ -213,6 +215,92 @@ TEST_F(OomWatch, TellsAGroupKillOnceThoughTheKernelCountsEachProcess) {
   }
 }
 
+// Its first victim is counted twice if it has not gone by then.
+TEST_F(OomWatch, TellsAGroupKillOfOneProcessOnce) {
+  cgroup_->Write("memory.oom.group", "1");
+  uint64_t counted = 0;
+  for (int round = 0; round < 20; ++round) {
+    kills_.clear();
+    Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+    auto watch = StartWatch();
+    Settle();
+    init.Go();
+    EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+    init.Wait();
+    watch->Finish();
+    RunForAWhile();
+    EXPECT_EQ(kills_.size(), 1u) << "round " << round;
+    counted = watch->counters().oom_kill;
+  }
+  RecordProperty("counted", static_cast<int>(counted));
+}
+
+TEST_F(OomWatch, TellsAGroupKillOfThePodOnce) {
+  parent_->Write("memory.oom.group", "1");
+  parent_->Limit(kLimit);
+  cgroup_->Write("memory.max", "max");
+  std::vector<std::unique_ptr<Member>> members;
+  for (int i = 0; i < 10; ++i)
+    members.push_back(std::make_unique<Member>(*cgroup_, [] { pause(); }));
+  auto watch = StartWatch();
+  Settle();
+  Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
+  victim.Go();
+  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+  for (auto& member : members) {
+    member->Wait();
+    watch->Read();
+  }
+  victim.Wait();
+  RunForAWhile();
+  watch->Finish();
+  EXPECT_EQ(kills_.size(), 1u);
+  EXPECT_EQ(watch->counters().oom_group_kill, 0u);
+  EXPECT_GE(watch->counters().oom_kill, 11u);
+}
+
+TEST_F(OomWatch, ExplainsEachKillOnceWithTheVictimTheLimitAndTheCounters) {
+  Member init(*cgroup_, [] { pause(); });
+  std::vector<Explanation> explanations;
+  auto watch = Watch::Start(
+      io_, true, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
+      std::nullopt, [&](const Explanation& kill) { explanations.push_back(kill); });
+  ASSERT_TRUE(watch.ok());
+  Settle();
+  for (size_t i = 1; i <= 12; ++i) {
+    Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
+    // Lines with the cgroup's name are few in so short a time, but the process is known.
+    (*watch)->Read();
+    const pid_t pid = victim.pid();
+    victim.Go();
+    EXPECT_TRUE(RunUntil(io_, [&] { return explanations.size() == i; }));
+    victim.Wait();
+    ASSERT_EQ(explanations.size(), i);
+    EXPECT_EQ(kills_.size(), i);
+    const Explanation& kill = explanations.back();
+    EXPECT_EQ(kill.cgroup, cgroup_->path());
+    EXPECT_EQ(kill.limit, absl::StrCat(kLimit));
+    EXPECT_EQ(kill.counters.oom_kill, i);
+    ASSERT_EQ(kill.victims.size(), 1u);
+    EXPECT_EQ(kill.victims[0].pid, pid);
+    EXPECT_EQ(kill.victims[0].name, "oom_watch_test");
+  }
+  RunForAWhile();
+  (*watch)->Finish();
+  EXPECT_EQ(explanations.size(), 12u);
+}
+
+TEST_F(OomWatch, EndsWhenTheContainerHasMovedToAnotherCgroup) {
+  Member init(*cgroup_, [] { pause(); });
+  const auto before = OpenDescriptors();
+  auto watch = StartWatch();
+  Settle();
+  MemoryCgroup elsewhere(parent_->path(), "elsewhere");
+  elsewhere.Write("cgroup.procs", absl::StrCat(init.pid()));
+  EXPECT_TRUE(RunUntil(io_, [&] { return OpenDescriptors() == before; }));
+  EXPECT_TRUE(kills_.empty());
+}
+
 TEST_F(OomWatch, ANormalExitTellsNothingAndEndsTheWatch) {
   Member init(*cgroup_, [] {});
   const auto before = OpenDescriptors();
@@ -295,11 +383,40 @@ class OomScope : public OomWatch {
     OomWatch::SetUp();
     if (IsSkipped()) return;
     ASSERT_TRUE(cgroup_->Remove());
-    Make("container.scope");
+    MakeScope();
     watch_ = StartWatch();
     Settle();
   }
 
+  // Under a name of its own: the kernel's log still has the kills of earlier ones.
+  void MakeScope() {
+    static int serial = 0;
+    Make(absl::StrCat("container", ++serial, ".scope"));
+  }
+
+  // The container's init and the scope end, and the sibling with its kill is gone: the counters
+  // cannot tell.
+  void EndUnseen(Member& init) {
+    init.Kill(SIGKILL);
+    init.Wait();
+    ASSERT_TRUE(cgroup_->Remove());
+    watch_->Finish();
+  }
+
+  // The kernel names the cgroups of ten kills in five seconds. Until it would do so again.
+  void AwaitNamesInTheLog() {
+    bool named = false;
+    for (int attempt = 0; attempt < 60 && !named; ++attempt) {
+      MemoryCgroup cgroup(parent_->path(), "probe");
+      cgroup.Limit(kLimit);
+      KernelLog log(cgroup.path());
+      KillOne(cgroup);
+      log.Read();
+      named = !log.Take().empty();
+      if (!named) usleep(200'000);
+    }
+    ASSERT_TRUE(named);
+  }
   std::unique_ptr<Watch> watch_;
 };
 
@@ -359,6 +476,86 @@ TEST_F(OomScope, TellsTheKillOfItsInitByTheKernelsLogWhenASiblingIsGoneToo) {
   ASSERT_TRUE(cgroup_->Remove());
   watch_->Finish();
   EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomScope, TellsTheKillOfALaterProcessByTheKernelsLogWhenASiblingIsGoneToo) {
+  Member init(*cgroup_, [] { pause(); });
+  AwaitNamesInTheLog();
+  watch_ = StartWatch();
+  Settle();
+  {
+    MemoryCgroup sibling(parent_->path(), "sibling.scope");
+    sibling.Limit(kLimit);
+    KillOne(sibling);
+    watch_->Read();
+    // Nobody has seen it in the cgroup.
+    KillOne(*cgroup_);
+  }
+  EndUnseen(init);
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomScope, TellsTheKillOfAProcessItHasSeenByTheKernelsLogWhenASiblingIsGoneToo) {
+  Member init(*cgroup_, [] { pause(); });
+  watch_ = StartWatch();
+  Settle();
+  {
+    MemoryCgroup sibling(parent_->path(), "sibling.scope");
+    sibling.Limit(kLimit);
+    KillOne(sibling);
+    Member exec(*cgroup_, [] { EatMemory(kTooMuch); });
+    watch_->Read();
+    EXPECT_TRUE(exec.RunToItsKill());
+  }
+  EndUnseen(init);
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomScope, TheKernelsLogDoesNotTellAKillThatWasCounted) {
+  for (const bool long_ago : {false, true}) {
+    kills_.clear();
+    Member init(*cgroup_, [] { pause(); });
+    AwaitNamesInTheLog();
+    watch_ = StartWatch();
+    Settle();
+    {
+      MemoryCgroup sibling(parent_->path(), "sibling.scope");
+      sibling.Limit(kLimit);
+      KillOne(sibling);
+      KillOne(*cgroup_);
+      watch_->Read();
+      EXPECT_EQ(kills_.size(), 1u);
+      io_.restart();
+      if (long_ago) io_.run_for(Explainer::kDoubt + Explainer::kPatience);
+      KillOne(sibling);
+    }
+    EndUnseen(init);
+    EXPECT_EQ(kills_.size(), 1u);
+    watch_.reset();
+    MakeScope();
+  }
+}
+
+// The rest of the group is counted after the scope has last been read, or not at all.
+TEST_F(OomScope, TellsAGroupKillOnceThoughTheScopeIsGoneBeforeItWasCounted) {
+  for (int round = 0; round < 20; ++round) {
+    kills_.clear();
+    cgroup_->Write("memory.oom.group", "1");
+    Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+    watch_ = StartWatch();
+    Settle();
+    init.Go();
+    // Sometimes the loop is in time for the first of it.
+    io_.restart();
+    io_.run_for(std::chrono::milliseconds(round));
+    init.Wait();
+    ASSERT_TRUE(cgroup_->Remove());
+    watch_->Finish();
+    RunForAWhile();
+    EXPECT_EQ(kills_.size(), 1u) << "round " << round;
+    watch_.reset();
+    MakeScope();
+  }
 }
 
 TEST_F(OomScope, AForeignKillThatIsSeenInTimeIsNotTakenForItsOwnLater) {

@@ -139,5 +139,40 @@ TEST_P(DaemonRestart, KeepsTheOutputOfAContainerThatEndedWhileNobodyRead) {
   daemon_->RemoveClientFifos();
 }
 
+// What Debian 12's daemon has begun, each daemon after it finds.
+class DaemonUpgrade : public DaemonRestart {
+ protected:
+  void SetUp() override {
+    const std::string reason = Daemon::Unavailable("bookworm") + Daemon::Unavailable(GetParam());
+    if (!reason.empty()) GTEST_SKIP() << reason;
+    daemon_ = std::make_unique<Daemon>("bookworm");
+    go_ = daemon_->directory() + "/go";
+    ASSERT_EQ(mkdir(go_.c_str(), 0755), 0);
+    ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
+  }
+};
+FEATHER_EVERY_DAEMON(DaemonUpgrade);
+
+TEST_P(DaemonUpgrade, LearnsOfTheOomKillOfAContainerFromBefore) {
+  std::vector<std::string> run = daemon_->Run(
+      "a",
+      {"--detach", "--null-io", "--memory-limit", "16777216", "--mount",
+       absl::StrCat("type=bind,src=", go_, ",dst=/tmp,options=rbind:rw")},
+      {"sh", "-c",
+       "while [ ! -e /tmp/go ]; do sleep 0.1; done; x=0123456789; while :; do x=$x$x; done"});
+  const CommandResult started = daemon_->Ctr(run);
+  ASSERT_EQ(started.code, 0) << started.err;
+  daemon_->Kill();
+  daemon_->Upgrade(GetParam());
+  ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
+  daemon_->FollowEvents();
+  ASSERT_EQ(daemon_->TaskStatus("a"), "RUNNING");
+  Touch("go");
+  EXPECT_TRUE(daemon_->WaitEvent("/tasks/exit a"));
+  ExpectEvents("a", {"/tasks/oom a", "/tasks/exit a"});
+  EXPECT_EQ(ExitStatus("a"), "137");
+  daemon_->Remove("a");
+}
+
 }  // namespace
 }  // namespace feather::testing

@@ -92,6 +92,11 @@ Daemon::Daemon(std::string suite, std::string cri)
   ServeAs(Runtime());
 }
 
+void Daemon::Upgrade(const std::string& suite) {
+  suite_ = suite;
+  binaries_ = BinaryDirectory(suite);
+}
+
 void Daemon::ServeAs(const std::string& runtime) const {
   const std::vector<std::string> name = absl::StrSplit(runtime, '.');
   const std::string binary =

@@ -64,6 +64,8 @@ class Daemon {
   bool Start();
   void Kill();
   bool Restart();
+  // From the next Start on another suite's daemon, as a package's upgrade brings it.
+  void Upgrade(const std::string& suite);
   // SIGTERM, as a service manager does it.
   bool Stop();
 
@@ -129,7 +131,7 @@ class Daemon {
   std::vector<std::string> Environment() const;
   void StopFollowing();
 
-  const std::string suite_;
+  std::string suite_;
   std::string binaries_;
   std::string directory_;
   std::string namespace_;

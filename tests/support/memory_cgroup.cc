@@ -124,8 +124,8 @@ uint64_t MemoryCgroup::Value(absl::string_view file, absl::string_view key) cons
 
 bool MemoryCgroup::Remove() { return rmdir(path_.c_str()) == 0; }
 
-Member::Member(const MemoryCgroup& cgroup, std::function<void()> body) {
-  const std::string procs = cgroup.path() + "/cgroup.procs";
+Member::Member(const std::string& directory, std::function<void()> body) {
+  const std::string procs = directory + "/cgroup.procs";
   std::array<int, 2> gate;
   std::array<int, 2> ready;
   EXPECT_EQ(pipe2(gate.data(), O_CLOEXEC), 0);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -45,7 +46,10 @@ class MemoryCgroup {
 // may only use what is safe after fork(2).
 class Member {
  public:
-  Member(const MemoryCgroup& cgroup, std::function<void()> body);
+  Member(const MemoryCgroup& cgroup, std::function<void()> body)
+      : Member(cgroup.path(), std::move(body)) {}
+  // Of a cgroup that is not the test's.
+  Member(const std::string& directory, std::function<void()> body);
   Member(const Member&) = delete;
   Member& operator=(const Member&) = delete;
   ~Member();

@@ -100,6 +100,11 @@ void OomSeries::StartKeeper() {
   ContainerOptions options;
   options.out = options.err = false;
   options.spec.args = {"sleep", "100000"};
+  if (GetParam().victim == Victim::kForked) {
+    // A child for each line that it is given.
+    options.in = options.out = true;
+    options.spec.args = {"sh", "-c", absl::StrCat("while read x; do ", kEater, "; echo; done")};
+  }
   options.spec.patch = absl::StrCat(
       R"({"linux": {"resources": {"memory": {"limit": )", kLimitMiB * (1 << 20),
       R"(}}}, "annotations": {"io.containerd.runc.v2.group": ")", ctrd_->name(), "\"}}");
@@ -177,7 +182,25 @@ void OomSeries::Record(const Kill& kill) {
       << FiguresPath();
 }
 
+// One child of the keeper's, killed while its parent lives: no exit is to be told.
+void OomSeries::RunFork() {
+  mark_ = ctrd_->events().events().size();
+  const size_t lines = keeper_->stdio().out->data().size();
+  Kill kill{keeper_, keeper_->id(), ""};
+  keeper_->stdio().in->Write("\n");
+  EXPECT_TRUE(ctrd_->loop().RunUntil([&] { return keeper_->stdio().out->data().size() > lines; }));
+  ctrd_->loop().RunUntil([&] { return Reported(kill); },
+                         feather() ? Clock::duration(kLimit) : Clock::duration(kLate));
+  const auto& events = ctrd_->events().events();
+  const auto reports = std::count_if(
+      events.begin() + static_cast<ptrdiff_t>(mark_), events.end(),
+      [](const RecordedEvent& event) { return event.topic == "/tasks/oom"; });
+  kill.verdict = reports == 1 ? "right" : reports == 0 ? "missing" : "more than once";
+  Record(kill);
+}
+
 void OomSeries::RunRound(int kills) {
+  if (GetParam().victim == Victim::kForked) return RunFork();
   if (!GetParam().one_shim) NewContainerd();
   mark_ = ctrd_->events().events().size();
   std::vector<Kill> round;

@@ -28,7 +28,7 @@ namespace feather::test {
 // Where this program's kind of memory controller is mounted.
 std::optional<std::string> MemoryController();
 
-enum class Victim { kInit, kChild, kExec };
+enum class Victim { kInit, kChild, kExec, kForked };
 
 struct OomSeriesOptions {
   const char* name;
@@ -43,6 +43,7 @@ inline const auto kOomSeries =
     ::testing::Values(OomSeriesOptions{"InitsInOneShim", Victim::kInit, true, 1},
                       OomSeriesOptions{"ChildrenInOneShim", Victim::kChild, true, 1},
                       OomSeriesOptions{"ExecsInOneShim", Victim::kExec, true, 1},
+                      OomSeriesOptions{"ForksInOneContainer", Victim::kForked, true, 1},
                       OomSeriesOptions{"BatchesInOneShim", Victim::kInit, true, 10},
                       OomSeriesOptions{"BatchesOfShims", Victim::kInit, false, 10});
 inline std::string OomSeriesName(const ::testing::TestParamInfo<OomSeriesOptions>& info) {
@@ -68,6 +69,7 @@ class OomSeries : public ::testing::TestWithParam<OomSeriesOptions> {
   void NewContainerd();
   void StartKeeper();
   void RunRound(int kills);
+  void RunFork();
   Container& MakeVictim(const std::string& id);
   void StartVictims(std::vector<Kill>& round);
   std::string Judge(const Kill& kill) const;

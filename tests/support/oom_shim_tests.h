@@ -10,7 +10,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "runtime/base/file.h"
+#include "runtime/cgroup.h"
 #include "tests/support/memory_cgroup.h"
+#include "tests/support/proc.h"
 #include "tests/support/shim.h"
 
 // OOM kills as containerd sees them: real containers under the real shim. Included by two programs,
@@ -37,13 +41,46 @@ class OomShim : public ::testing::Test {
     if (HasFailure()) printf("%s\n", ctrd_->log().c_str());
   }
 
-  // With a memory limit.
-  static ContainerOptions Limited(const std::string& script) {
+  // With a memory limit, and in the shim of all others of the same `group`.
+  static ContainerOptions Limited(const std::string& script, const std::string& group = "") {
     ContainerOptions options;
     options.spec.args = {"sh", "-c", script};
-    options.spec.patch = absl::StrCat(R"({"linux": {"resources": {"memory": {"limit": )",
-                                      kLimitMiB * (1 << 20), "}}}}");
+    options.spec.patch = absl::StrCat(
+        R"({"linux": {"resources": {"memory": {"limit": )", kLimitMiB * (1 << 20), "}}}",
+        group.empty() ? ""
+                      : absl::StrCat(R"(, "annotations": {"io.containerd.runc.v2.group": ")", group,
+                                     "\"}"),
+        "}");
     return options;
+  }
+
+  // Where the memory controller has the container.
+  static std::string MemoryDirectory(Container& container) {
+    auto state = container.State();
+    EXPECT_TRUE(state.ok()) << state.status();
+    auto cgroup = FindCgroup(static_cast<pid_t>(state->pid()));
+    EXPECT_TRUE(cgroup.ok()) << cgroup.status();
+    return cgroup->unified ? cgroup->path : cgroup->controllers.at("memory");
+  }
+  static bool Unified() { return Cgroup2MemoryRoot().has_value(); }
+
+  // What the shim's log says of kills, a line each.
+  std::vector<std::string> Explanations() const {
+    std::vector<std::string> lines = absl::StrSplit(ctrd_->log(), '\n');
+    std::erase_if(lines, [](const std::string& line) {
+      return !absl::StrContains(line, "the kernel's OOM killer took a process");
+    });
+    return lines;
+  }
+  // The line of a kill of process `pid` (0: whichever) by the name of dd.
+  static auto Explains(const std::string& id, const std::string& directory, uint32_t pid) {
+    using ::testing::HasSubstr;
+    const std::string name = directory.substr(MemoryController()->size());
+    return ::testing::AllOf(
+        HasSubstr(absl::StrCat("id=", id)), HasSubstr(absl::StrCat("cgroup=", directory)),
+        HasSubstr(absl::StrCat("limit=", kLimitMiB * (1 << 20))), HasSubstr("oom_kill=1"),
+        HasSubstr(pid == 0 ? " (dd)\"" : absl::StrCat("process=\"", pid, " (dd)\"")),
+        HasSubstr(absl::StrCat("limit_of=", name)));
   }
 
   // The container's kills and exits in order, as "/tasks/oom a" and "/tasks/exit a x 137".
@@ -121,6 +158,237 @@ TEST_F(OomShim, AnExitByItselfAndAKillBySomebodyAreNotOoms) {
   ASSERT_TRUE(killed.Run().ok());
   Remove(killed);
   EXPECT_THAT(Ends("killed"), ::testing::ElementsAre("/tasks/exit killed 137"));
+}
+
+TEST_F(OomShim, TheLogNamesTheProcessTheCgroupAndTheLimit) {
+  std::vector<std::string> directories;
+  std::vector<uint32_t> pids;
+  Container& init = ctrd_->New("init", Limited(absl::StrCat("read x; exec ", kEater)));
+  Container& child = ctrd_->New("child", Limited(absl::StrCat(kEater, "; sleep 1000")));
+  Container& exec = ctrd_->New("exec", Limited("sleep 1000"));
+  for (Container* c : {&init, &child, &exec}) {
+    auto pid = c->Create();
+    ASSERT_TRUE(pid.ok()) << pid.status();
+    pids.push_back(*pid);
+    directories.push_back(MemoryDirectory(*c));
+    ASSERT_TRUE(c->Start().ok());
+  }
+  ASSERT_TRUE(exec.Exec("e", {"sh", "-c", absl::StrCat("exec ", kEater)}).ok());
+  auto started = exec.Start("e");
+  ASSERT_TRUE(started.ok()) << started.status();
+  const auto is_told = [this](const char* id) {
+    return ctrd_->loop().RunUntil([&] {
+      const std::vector<std::string> lines = Explanations();
+      return std::any_of(lines.begin(), lines.end(), [id](const std::string& line) {
+        return absl::StrContains(line, absl::StrCat("id=", id));
+      });
+    });
+  };
+  for (const char* id : {"init", "child", "exec"}) EXPECT_TRUE(is_told(id)) << id;
+  EXPECT_THAT(Explanations(),
+              ::testing::UnorderedElementsAre(Explains("init", directories[0], pids[0]),
+                                              Explains("child", directories[1], 0),
+                                              Explains("exec", directories[2], *started)));
+  for (Container* c : {&init, &child, &exec}) Remove(*c);
+}
+
+TEST_F(OomShim, TheKillOfAPausedContainerIsToldOnceAndBeforeItsExit) {
+  Container& c = ctrd_->New("a", Limited("exec dd if=/dev/zero of=/dev/null bs=30M 2>/dev/null"));
+  ASSERT_TRUE(c.Run().ok());
+  const std::string directory = MemoryDirectory(c);
+  // Until it has touched its block.
+  const std::string usage =
+      absl::StrCat(directory, Unified() ? "/memory.current" : "/memory.usage_in_bytes");
+  ASSERT_TRUE(ctrd_->loop().RunUntil(
+      [&] { return atoll(ReadFile(usage).value_or("").c_str()) > (30 << 20); }));
+  ASSERT_TRUE(c.Pause().ok());
+  if (Unified()) {
+    // What is above it has to go at once.
+    EXPECT_TRUE(WriteFile(directory + "/memory.max", absl::StrCat(8 << 20), 0).ok());
+  } else {
+    // There the limit cannot be set below what is used; one who is not frozen asks for more.
+    MemoryCgroup below(directory, "below");
+    Member eater(below, [] { EatMemory(size_t{40} << 20); });
+    eater.Go();
+    EXPECT_EQ(eater.Wait(), 0);
+  }
+  EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+  Remove(c);
+  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a 137"));
+}
+
+TEST_F(OomShim, PageCacheThatIsReclaimedAtTheLimitIsNoKill) {
+  constexpr int kSmall = 8 << 20;
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  ASSERT_TRUE(c.Run().ok());
+  const std::string directory = MemoryDirectory(c);
+  const std::string limit = directory + (Unified() ? "/memory.max" : "/memory.limit_in_bytes");
+  ASSERT_TRUE(WriteFile(limit, absl::StrCat(kSmall), 0).ok());
+  PageCache cache;
+  Member reader(directory, [&cache] { cache.Fill(); });
+  reader.Go();
+  EXPECT_EQ(reader.Wait(), 0);
+  if (Unified()) {
+    EXPECT_THAT(ReadFile(directory + "/memory.events").value_or(""),
+                ::testing::Not(::testing::HasSubstr("max 0\n")));
+  } else {
+    EXPECT_NE(ReadFile(directory + "/memory.failcnt").value_or("0\n"), "0\n");
+  }
+  Remove(c);
+  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/exit a 137"));
+}
+
+// The daemon that made the container is gone at the first kill; at the second a later series'
+// daemon has come in its place.
+TEST_F(OomShim, AContainerFromBeforeTheDaemonsUpgradeIsWatched) {
+  ctrd_->Switch(ctrd_->settings().shim, Daemon::k1_6);
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  ASSERT_TRUE(c.Run().ok());
+  const std::string directory = MemoryDirectory(c);
+  const auto kill_one = [&directory] {
+    Member victim(directory, [] { EatMemory(size_t{200} << 20); });
+    EXPECT_TRUE(victim.RunToItsKill());
+  };
+  ctrd_->events().Stop();
+  c.Disconnect();
+  kill_one();
+  ctrd_->Switch(ctrd_->settings().shim, Daemon::k2_1);
+  ctrd_->events().Start();
+  ASSERT_TRUE(c.Connect().ok());
+  EXPECT_TRUE(WaitForOoms("a", 1));
+  kill_one();
+  EXPECT_TRUE(WaitForOoms("a", 2));
+  Remove(c);
+  EXPECT_THAT(Ends("a"),
+              ::testing::ElementsAre("/tasks/oom a", "/tasks/oom a", "/tasks/exit a 137"));
+}
+
+// With an OCI runtime that does what the test wants instead of its work.
+class OomShimRuntime : public OomShim {
+ protected:
+  void SetUp() override {
+    OomShim::SetUp();
+    if (IsSkipped()) return;
+    Settings settings;
+    settings.runtime = scripts_.path() + "/runtime";
+    // Restoring takes CRIU: a container that starts as another one does serves as well.
+    const std::string script = absl::StrCat(
+        "#!/bin/sh\n"
+        "globals=\"\" command=none pid_file=none bundle=none previous=none\n"
+        "for a; do\n"
+        "  case $a in create|start|restore|delete|exec|kill)\n"
+        "    [ $command = none ] && command=$a;; esac\n"
+        "  [ $command = none ] && globals=\"$globals $a\"\n"
+        "  case $previous in --pid-file) pid_file=$a;; --bundle) bundle=$a;; esac\n"
+        "  previous=$a\n"
+        "done\n"
+        "[ -e ",
+        scripts_.path(), "/$command ] && . ", scripts_.path(),
+        "/$command\n"
+        "[ $command = restore ] && exec runc $globals run --detach --pid-file $pid_file"
+        " --bundle $bundle $previous\n"
+        "exec runc \"$@\"\n");
+    ASSERT_TRUE(WriteFile(settings.runtime, script, 0755).ok());
+    ctrd_ = std::make_unique<FakeContainerd>(settings);
+  }
+
+  void Instead(const std::string& command, const std::string& script) {
+    ASSERT_TRUE(WriteFile(scripts_.path() + "/" + command, script + "\n", 0644).ok());
+  }
+  void AsAlways(const std::string& command) { unlink((scripts_.path() + "/" + command).c_str()); }
+
+  TestDirectory scripts_;
+};
+
+TEST_F(OomShimRuntime, ARestoredContainerIsWatched) {
+  Container& c = ctrd_->New("a", Limited(absl::StrCat(kEater, "; sleep 1000")));
+  task::CreateTaskRequest request = c.CreateRequest();
+  request.set_checkpoint("/images/a");
+  ASSERT_TRUE(c.Create(request).ok());
+  ASSERT_TRUE(c.Start().ok());
+  EXPECT_TRUE(WaitForOoms("a", 1));
+  Remove(c);
+  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a 137"));
+}
+
+// However a container ends, or does not begin: the shim, which another one keeps, has as many
+// descriptors as before, and no inotify instance.
+TEST_F(OomShimRuntime, NothingIsHeldForAContainerAfterItsEnd) {
+  Container& keeper = ctrd_->New("keeper", Limited("sleep 1000", "pod"));
+  ASSERT_TRUE(keeper.Run().ok());
+  const auto footprint = [&] { return ::feather::testing::FootprintOf(keeper.shim_pid()); };
+  const auto make = [this](const std::string& id, const std::string& script = "sleep 1000") -> auto& {
+    return ctrd_->New(id, Limited(script, "pod"));
+  };
+  // What the shim opens once for all is open then.
+  Container& first = make("first", "true");
+  ASSERT_TRUE(first.Run().ok());
+  EXPECT_NE(ctrd_->WaitForExit("first", "first"), nullptr);
+  Remove(first);
+  const int before = footprint().descriptors;
+  const auto expect_nothing = [&](const std::string& how) {
+    EXPECT_TRUE(ctrd_->loop().RunUntil([&] { return footprint().descriptors == before; }))
+        << how << ": " << before << " descriptors before, " << footprint().descriptors << " after";
+    EXPECT_EQ(footprint().inotify_descriptors, 0) << how;
+  };
+
+  Container& exited = make("exited", "exit 3");
+  ASSERT_TRUE(exited.Run().ok());
+  EXPECT_NE(ctrd_->WaitForExit("exited", "exited"), nullptr);
+  Remove(exited);
+  expect_nothing("an exit");
+
+  Container& killed = make("killed", absl::StrCat("exec ", kEater));
+  ASSERT_TRUE(killed.Run().ok());
+  EXPECT_NE(ctrd_->WaitForExit("killed", "killed"), nullptr);
+  Remove(killed);
+  expect_nothing("an OOM kill");
+
+  Instead("create", "exit 1");
+  Container& not_created = make("not-created");
+  EXPECT_FALSE(not_created.Create().ok());
+  not_created.Disconnect();
+  EXPECT_TRUE(not_created.RemoveBundle().ok());
+  AsAlways("create");
+  expect_nothing("a Create that failed");
+
+  Instead("start", "exit 1");
+  Container& not_started = make("not-started");
+  ASSERT_TRUE(not_started.Create().ok());
+  EXPECT_FALSE(not_started.Start().ok());
+  AsAlways("start");
+  Remove(not_started);
+  expect_nothing("a Start that failed");
+
+  Container& never_started = make("never-started");
+  ASSERT_TRUE(never_started.Create().ok());
+  Remove(never_started);
+  expect_nothing("no Start");
+
+  // Its init has ended before anybody can ask for its cgroup.
+  Instead("create", "runc \"$@\"; status=$?; kill -9 $(cat $pid_file); "
+                    "while kill -0 $(cat $pid_file); do case $(cat /proc/$(cat $pid_file)/stat) in "
+                    "*') Z '*) break;; esac; done; exit $status");
+  Container& without_cgroup = make("without-cgroup");
+  ASSERT_TRUE(without_cgroup.Create().ok());
+  AsAlways("create");
+  EXPECT_NE(ctrd_->WaitForExit("without-cgroup", "without-cgroup"), nullptr);
+  // On cgroup2 a zombie is shown where the process was.
+  EXPECT_TRUE(Unified() || absl::StrContains(ctrd_->log(), "cannot find the container's cgroup"));
+  EXPECT_TRUE(without_cgroup.Remove().ok());
+  EXPECT_TRUE(ctrd_->WaitForDelete("without-cgroup"));
+  expect_nothing("no cgroup");
+
+  Container& moved = make("moved");
+  ASSERT_TRUE(moved.Run().ok());
+  {
+    MemoryCgroup elsewhere(*MemoryController(), absl::StrCat("feather-test-", getpid()));
+    elsewhere.Write("cgroup.procs", absl::StrCat(moved.State()->pid()));
+    Remove(moved);
+  }
+  expect_nothing("a move to another cgroup");
+
+  Remove(keeper);
 }
 
 }  // namespace feather::test

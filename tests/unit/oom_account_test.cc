@@ -87,6 +87,17 @@ TEST_F(OomAccount, AKillLongAfterAGroupKillIsItsOwn) {
   EXPECT_EQ(reports_, (Reports{3, 4, 7}));
 }
 
+TEST_F(OomAccount, AGroupKillThatNoCounterShowsIsOneAndAKillLongAfterItIsItsOwn) {
+  Observe(1, 0);
+  account_->InGroup();
+  Observe(2, 0);
+  Observe(5, 0);
+  EXPECT_EQ(reports_, (Reports{1}));
+  Observe(6, 0, kLater);
+  Observe(7, 0);
+  EXPECT_EQ(reports_, (Reports{1, 6, 7}));
+}
+
 TEST_F(OomAccount, KeepsTheLastReading) {
   Observe(3, 1);
   EXPECT_EQ(account_->last().oom_kill, 3u);

@@ -78,6 +78,7 @@ TEST_F(OomSiblings, ASiblingThatIsGoneMakesADoubt) {
   Remove("other");
   Remove("ours");
   EXPECT_EQ(siblings_->LastCount(), std::nullopt);
+  EXPECT_TRUE(siblings_->was_doubtful());
 }
 
 TEST_F(OomSiblings, ASiblingThatIsGoneWithoutAnyKillMakesNoDoubtLater) {
@@ -115,6 +116,7 @@ TEST_F(OomSiblings, CannotTellOfACgroupThatNeverWas) {
   never.Remember();
   Kills("", 5);
   EXPECT_EQ(never.LastCount(), std::nullopt);
+  EXPECT_FALSE(never.was_doubtful());
 }
 
 TEST(Cgroupfs, ReadsCountersAmongKeysOfOtherKernels) {

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <asio/io_context.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "oom/kernel_log.h"
+#include "oom/watch.h"
+#include "runtime/base/async.h"
+
+namespace feather::oom {
+
+// Asks the kernel's log about a container's kills: for the explanation of each, and for kills that
+// no counter tells any more. Used by both back ends.
+//
+// The line of a kill is written some microseconds after the counter was raised, and the log is read
+// for kPatience after each increase: from then on, whatever is found belongs to a later one.
+class Explainer : public std::enable_shared_from_this<Explainer> {
+ public:
+  static constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
+  // For so long after an increase no kill is taken for one that was not counted: the rest of a
+  // group is killed within that time.
+  static constexpr Clock::duration kDoubt = std::chrono::seconds(1);
+
+  // `limit_file`: the name of the file in `directory` that has the limit.
+  Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
+            Watch::OnExplained on_explained);
+
+  // See KernelLog::Know.
+  void Know(std::vector<pid_t> processes) { log_.Know(std::move(processes)); }
+  // Call it for each increase of the counter, `told` or not.
+  void Counted(const Counters& now, bool told);
+  // Victims in the log that no increase stands for. `by_cgroup`: also those that were never seen in
+  // the cgroup; give true only if there was a kill just now, since the cgroup's name may have been
+  // another container's before.
+  uint64_t Uncounted(bool by_cgroup);
+  // Explains what is left to be, and ends.
+  void End();
+
+ private:
+  static Async<> Follow(std::shared_ptr<Explainer> self);
+  void Read();
+  void ReadLimit();
+  void Explain();
+
+  asio::io_context& io_;
+  const std::string directory_;
+  const std::string limit_file_;
+  std::string limit_;  // as last read
+  Watch::OnExplained on_explained_;
+  KernelLog log_;
+  std::optional<Explanation> pending_;
+  std::vector<Victim> found_;
+  std::optional<Clock::time_point> counted_at_;
+  bool following_ = false;
+  bool ended_ = false;
+};
+
+}  // namespace feather::oom
