@@ -2,8 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +14,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "proto/cgroups_v1.pb.h"
+#include "proto/cgroups_v2.pb.h"
 #include "runtime/base/file.h"
 #include "runtime/cgroup.h"
 #include "tests/support/memory_cgroup.h"
@@ -190,6 +195,30 @@ TEST_F(OomShim, TheLogNamesTheProcessTheCgroupAndTheLimit) {
                                               Explains("child", directories[1], 0),
                                               Explains("exec", directories[2], *started)));
   for (Container* c : {&init, &child, &exec}) Remove(*c);
+}
+
+// containerd 2.3 and later look there.
+TEST_F(OomShim, StatsAfterTheExitHaveTheKillThoughTheCgroupIsGone) {
+  Container& c = ctrd_->New("a", Limited(absl::StrCat("exec ", kEater)));
+  ASSERT_TRUE(c.Create().ok());
+  const std::string directory = MemoryDirectory(c);
+  ASSERT_TRUE(c.Start().ok());
+  EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+  EXPECT_EQ(rmdir(directory.c_str()), 0) << strerror(errno);
+  task::StatsRequest request;
+  request.set_id("a");
+  const auto stats = c.Call<task::StatsResponse>("Stats", request);
+  ASSERT_TRUE(stats.ok()) << stats.status();
+  if (Unified()) {
+    io::containerd::cgroups::v2::Metrics metrics;
+    ASSERT_TRUE(metrics.ParseFromString(stats->stats().value()));
+    EXPECT_EQ(metrics.memory_events().oom_kill(), 1u);
+  } else {
+    io::containerd::cgroups::v1::Metrics metrics;
+    ASSERT_TRUE(metrics.ParseFromString(stats->stats().value()));
+    EXPECT_EQ(metrics.memory_oom_control().oom_kill(), 1u);
+  }
+  Remove(c);
 }
 
 TEST_F(OomShim, TheKillOfAPausedContainerIsToldOnceAndBeforeItsExit) {

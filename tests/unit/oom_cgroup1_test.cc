@@ -7,6 +7,7 @@
 
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/steady_timer.hpp>
+#include <cerrno>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -109,6 +110,9 @@ TEST_F(OomCgroup1, TellsNothingWhenTheCgroupIsRemovedThoughTheKernelSignalsIt) {
   uint64_t signals = 0;
   EXPECT_TRUE(RunUntil(
       io_, [&] { return read(signal.get(), &signals, sizeof signals) == sizeof signals; }));
+  char byte = 0;
+  EXPECT_EQ(pread(control->get(), &byte, 1, 0), -1);
+  EXPECT_EQ(errno, ENODEV);
   signal.Reset();
   control->Reset();
   EXPECT_TRUE(RunUntil(io_, [&] { return OpenDescriptors() == before; }));
@@ -116,6 +120,20 @@ TEST_F(OomCgroup1, TellsNothingWhenTheCgroupIsRemovedThoughTheKernelSignalsIt) {
   watch->Read();
   watch->Finish();
   EXPECT_TRUE(kills_.empty());
+}
+
+TEST_F(OomCgroup1, TheKernelSignalsAllBelowALimitAndCountsInTheVictimsCgroupAlone) {
+  MemoryCgroup below(cgroup_->path(), "below"), beside(cgroup_->path(), "beside");
+  UniqueFd signal(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  auto control = OpenFile(beside.path() + "/memory.oom_control", O_RDONLY);
+  ASSERT_TRUE(control.ok());
+  beside.Write("cgroup.event_control", absl::StrCat(signal.get(), " ", control->get()));
+  KillOne(below);
+  uint64_t signals = 0;
+  EXPECT_EQ(read(signal.get(), &signals, sizeof signals), static_cast<ssize_t>(sizeof signals));
+  EXPECT_EQ(below.Value("memory.oom_control", "oom_kill"), 1u);
+  EXPECT_EQ(beside.Value("memory.oom_control", "oom_kill"), 0u);
+  EXPECT_EQ(cgroup_->Value("memory.oom_control", "oom_kill"), 0u);
 }
 
 TEST_F(OomCgroup1, TellsNothingWhenMemoryIsShortButNobodyIsKilled) {
