@@ -130,8 +130,7 @@ Async<absl::Status> Container::KillExec(std::shared_ptr<Process> exec, uint32_t 
 absl::Status Container::SignalExec(const Process& exec, int signal, bool tree) const {
   RETURN_IF_ERROR(AllowedForExec(exec.state, Operation::kKill));
   if (exec.pid != 0 && tree && cgroup_) {
-    auto signalled =
-        SignalProcessTree(exec.pid, signal, [this] { return CgroupPids(*cgroup_); });
+    auto signalled = SignalProcessTree(exec.pid, signal, [this] { return CgroupPids(*cgroup_); });
     if (!signalled.ok())
       return Annotate(absl::UnknownError(signalled.status().message()), "exec kill error");
     if (*signalled > 0) return absl::OkStatus();

@@ -134,7 +134,8 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   Command command;
   command.argv = CommandLine(invocation.arguments);
   command.env = InheritedEnvironment();
-  // Where containerd's own shim is, and stays; wrappers around a runtime look for config.json there.
+  // Where containerd's own shim is, and stays; wrappers around a runtime look for config.json
+  // there.
   if (BundleExists()) command.working_directory = config_.bundle;
   UniqueFd input;
   if (!invocation.input.empty()) {

@@ -132,7 +132,7 @@ class TaskService {
   std::function<void()> on_shutdown_;
   std::map<std::string, std::shared_ptr<Task>> tasks_;
   std::set<std::string> creating_;  // and those of which a creation has left something
-  bool ending_ = false;  // on_shutdown has been called
+  bool ending_ = false;             // on_shutdown has been called
 };
 
 }  // namespace feather

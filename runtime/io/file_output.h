@@ -22,7 +22,8 @@ class FileOutput : public std::enable_shared_from_this<FileOutput> {
   FileOutput(const FileOutput&) = delete;
   FileOutput& operator=(const FileOutput&) = delete;
 
-  // `pipe`: the reading end; `handle`: an O_PATH descriptor of the file, `path` its name for the log.
+  // `pipe`: the reading end; `handle`: an O_PATH descriptor of the file, `path` its name for the
+  // log.
   void Start(asio::io_context& io, Reaper& reaper, UniqueFd pipe, UniqueFd handle,
              std::string path);
   // Until everything has been written and nobody holds the pipe's other end; false if `deadline`

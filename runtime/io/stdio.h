@@ -69,8 +69,8 @@ class Stdio {
   // TIOCSWINSZ; OK without a terminal.
   virtual absl::Status Resize(uint16_t width, uint16_t height) = 0;
   // The process is gone, and nobody has been told yet: what it has written last is handed on first,
-  // since clients of containerd stop reading when they hear of an exit. A terminal's output ends when
-  // what is readable has been copied.
+  // since clients of containerd stop reading when they hear of an exit. A terminal's output ends
+  // when what is readable has been copied.
   virtual void ProcessExited() = 0;
   // Waits until all output has been handed to the client, at most `limit`; false if that passed.
   virtual Async<bool> Drain(Clock::duration limit) = 0;

@@ -46,8 +46,8 @@ class Checkpoint : public ShimTest, public ::testing::WithParamInterface<const c
     if (settings_.shim.empty()) GTEST_SKIP() << "no containerd of sid: run tests/containerd/fetch";
   }
   void TearDown() override {
-    // CRIU puts a container of another id into the cgroup of the one that was dumped, which it makes
-    // again; the OCI runtime does not remove that.
+    // CRIU puts a container of another id into the cgroup of the one that was dumped, which it
+    // makes again; the OCI runtime does not remove that.
     rmdir(absl::StrCat("/sys/fs/cgroup/", ctrd().name(), "-a").c_str());
     if (!stock()) ShimTest::TearDown();
   }
@@ -207,22 +207,22 @@ TEST_P(Checkpoint, OfAPausedContainerLeavesItPaused) {
   EXPECT_THAT(a.KillAndRemove(), IsOk());
 }
 
-// What CRIU refuses to dump without being told to. Empty namespaces are not among it: CRIU 3.17 does
-// not come to them on this kernel, with either shim. Checklist: R7.
+// What CRIU refuses to dump without being told to. Empty namespaces are not among it: CRIU 3.17
+// does not come to them on this kernel, with either shim. Checklist: R7.
 TEST_P(Checkpoint, EachOptionReachesCriu) {
   // Debian's busybox has no flock.
-  for (const char* file : {"/usr/bin/flock", "/lib64/ld-linux-x86-64.so.2",
-                           "/lib/x86_64-linux-gnu/libc.so.6"}) {
+  for (const char* file :
+       {"/usr/bin/flock", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"}) {
     std::filesystem::path copy = ctrd().rootfs() + file;
     std::filesystem::create_directories(copy.parent_path());
     std::filesystem::copy_file(file, copy);
   }
   // A lock on a file, and both ends of a TCP connection.
-  ContainerOptions options =
-      Shell("/usr/bin/flock /lock sleep 1001 & "
-            "while /usr/bin/flock -n /lock true; do sleep 0.1; done; "
-            "sleep 1002 | nc -l -p 5555 & "
-            "while ! (echo connected; exec sleep 1003) | nc 127.0.0.1 5555; do sleep 0.1; done");
+  ContainerOptions options = Shell(
+      "/usr/bin/flock /lock sleep 1001 & "
+      "while /usr/bin/flock -n /lock true; do sleep 0.1; done; "
+      "sleep 1002 | nc -l -p 5555 & "
+      "while ! (echo connected; exec sleep 1003) | nc 127.0.0.1 5555; do sleep 0.1; done");
   Container& a = New("a", options);
   ASSERT_THAT(a.Run(), IsOk());
   ASSERT_TRUE(Hears(a, "connected"));
@@ -246,7 +246,8 @@ TEST_P(Checkpoint, EachOptionReachesCriu) {
   asked.set_open_tcp(true);
   asked.set_terminal(true);
   asked.set_external_unix_sockets(true);
-  EXPECT_THAT(Save(a, Image("z"), asked), IsOk()) << ReadFile(Image("work") + "/dump.log").value_or("");
+  EXPECT_THAT(Save(a, Image("z"), asked), IsOk())
+      << ReadFile(Image("work") + "/dump.log").value_or("");
   EXPECT_EQ(a.State()->status(), RUNNING);
   EXPECT_THAT(a.KillAndRemove(), IsOk());
 }

@@ -32,8 +32,7 @@ class SystemdCgroup : public ShimTest {
     auto cgroup = FindCgroup(static_cast<pid_t>(c.State()->pid()));
     EXPECT_THAT(cgroup, IsOk());
     if (cgroup.ok()) scope_ = cgroup->path;
-    EXPECT_TRUE(absl::EndsWith(
-        scope_, absl::StrCat("/system.slice/", ctrd().name(), "-a.scope")))
+    EXPECT_TRUE(absl::EndsWith(scope_, absl::StrCat("/system.slice/", ctrd().name(), "-a.scope")))
         << scope_;
     return c;
   }
@@ -89,7 +88,8 @@ TEST_F(SystemdCgroup, StatsPidsAndUpdateAreTheScopes) {
 
 // With a pid namespace that is shared the kernel does not do it. Checklist: X7.
 TEST_F(SystemdCgroup, WhatTheInitLeavesInTheScopeIsKilled) {
-  ContainerOptions options = Shell("sleep 1000 >/dev/null 2>&1 & sleep 1000 >/dev/null 2>&1 & wait");
+  ContainerOptions options =
+      Shell("sleep 1000 >/dev/null 2>&1 & sleep 1000 >/dev/null 2>&1 & wait");
   options.spec.patch =
       R"({"linux": {"namespaces": [{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]}})";
   Container& c = RunInScope(options);

@@ -128,8 +128,8 @@ case " $* " in
 esac
 )";
 
-// With each OCI runtime (crun is quicker), and with a stand-in for one, since it is the shim that is
-// looked at. $FEATHER_TEST_EXECS sets their number.
+// With each OCI runtime (crun is quicker), and with a stand-in for one, since it is the shim that
+// is looked at. $FEATHER_TEST_EXECS sets their number.
 class LoadOfExecs : public Load, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override {

@@ -12,16 +12,30 @@ namespace {
 using Empty = google::protobuf::Empty;
 
 // In the order of the columns below; an exec has those that do not concern the whole container.
-enum Operation { kStart, kPause, kResume, kUpdate, kCheckpoint, kExec, kKill, kDelete, kResize,
-                 kCloseIO, kOperations };
-constexpr const char* kNames[kOperations] = {"Start", "Pause", "Resume",    "Update", "Checkpoint",
-                                             "Exec",  "Kill",  "Delete",    "ResizePty", "CloseIO"};
+enum Operation {
+  kStart,
+  kPause,
+  kResume,
+  kUpdate,
+  kCheckpoint,
+  kExec,
+  kKill,
+  kDelete,
+  kResize,
+  kCloseIO,
+  kOperations
+};
+constexpr const char* kNames[kOperations] = {"Start", "Pause", "Resume", "Update",    "Checkpoint",
+                                             "Exec",  "Kill",  "Delete", "ResizePty", "CloseIO"};
 
 absl::Status Do(Container& c, Operation operation, const std::string& exec) {
   switch (operation) {
-    case kStart: return c.Start(exec).status();
-    case kPause: return c.Pause();
-    case kResume: return c.Resume();
+    case kStart:
+      return c.Start(exec).status();
+    case kPause:
+      return c.Pause();
+    case kResume:
+      return c.Resume();
     case kUpdate: {
       task::UpdateTaskRequest request;
       request.set_id(c.id());
@@ -34,12 +48,18 @@ absl::Status Do(Container& c, Operation operation, const std::string& exec) {
       request.set_path("/image");
       return c.Call<Empty>("Checkpoint", request).status();
     }
-    case kExec: return c.Exec(exec.empty() ? "new" : exec, {"true"});
-    case kKill: return c.Kill(SIGKILL, exec);
-    case kDelete: return c.Delete(exec).status();
-    case kResize: return c.ResizePty(80, 24, exec);
-    case kCloseIO: return c.CloseIO(exec);
-    default: return absl::InternalError("no such operation");
+    case kExec:
+      return c.Exec(exec.empty() ? "new" : exec, {"true"});
+    case kKill:
+      return c.Kill(SIGKILL, exec);
+    case kDelete:
+      return c.Delete(exec).status();
+    case kResize:
+      return c.ResizePty(80, 24, exec);
+    case kCloseIO:
+      return c.CloseIO(exec);
+    default:
+      return absl::InternalError("no such operation");
   }
 }
 
@@ -64,9 +84,15 @@ constexpr Row kInit[] = {
      {kOk, U("cannot pause task in created state"), U("cannot resume task in created state"), kOk,
       U("cannot checkpoint a task in created state"), kOk, kOk, kOk, kOk, kOk}},
     {"created from a checkpoint",
-     {U("OCI runtime restore failed: unable to restore"), U("cannot pause task in created state"),
-      U("cannot resume task in created state"), kOk, U("cannot checkpoint a task in created state"),
-      U("cannot exec in a created state"), {kNotFound, "no such container: not found"}, kOk, kOk,
+     {U("OCI runtime restore failed: unable to restore"),
+      U("cannot pause task in created state"),
+      U("cannot resume task in created state"),
+      kOk,
+      U("cannot checkpoint a task in created state"),
+      U("cannot exec in a created state"),
+      {kNotFound, "no such container: not found"},
+      kOk,
+      kOk,
       kOk}},
     {"running",
      {U("cannot start a running process"), kOk, U("cannot resume a running process"), kOk, kOk, kOk,
@@ -79,22 +105,28 @@ constexpr Row kInit[] = {
       U("cannot resume a stopped container"), U("cannot update a stopped container"),
       U("cannot checkpoint a stopped container"), U("cannot exec in a stopped state"), kFinished,
       kOk, kOk, kOk}},
-    {"deleted",
-     {kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone}},
+    {"deleted", {kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone}},
 };
 // Pause to Checkpoint know no execs; Exec is that of the same id.
 constexpr Row kExecs[] = {
     {"created",
-     {kOk, kOk, kOk, kOk, kOk, kTaken, {kFailedPrecondition, "process not created: failed precondition"},
-      kOk, kOk, kOk}},
+     {kOk,
+      kOk,
+      kOk,
+      kOk,
+      kOk,
+      kTaken,
+      {kFailedPrecondition, "process not created: failed precondition"},
+      kOk,
+      kOk,
+      kOk}},
     {"running",
      {U("cannot start a running process"), kOk, kOk, kOk, kOk, kTaken, kOk,
       U("cannot delete a running process"), kOk, kOk}},
     {"stopped",
      {U("cannot start a stopped process"), kOk, kOk, kOk, kOk, kTaken, kFinished, kOk,
       U("cannot resize a stopped container"), kOk}},
-    {"deleted",
-     {kNoExec, kOk, kOk, kOk, kOk, kOk, kNoExec, kNoExec, kNoExec, kNoExec}},
+    {"deleted", {kNoExec, kOk, kOk, kOk, kOk, kOk, kNoExec, kNoExec, kNoExec, kNoExec}},
 };
 
 // runc, but for what needs CRIU or another cgroup.

@@ -117,7 +117,8 @@ exec runc "$@"
 
 TEST_F(Unserved, AContainerThatTheRuntimeHadBeforeIsNotTouchedByACreationThatFails) {
   Container& c = New("a");
-  std::string foreign = absl::StrCat(ctrd().runtime_root(), "/", ctrd().settings().name_space, "/a");
+  std::string foreign =
+      absl::StrCat(ctrd().runtime_root(), "/", ctrd().settings().name_space, "/a");
   std::filesystem::create_directories(foreign);
   EXPECT_THAT(c.Create(), IsError(kUnknown, "OCI runtime create failed"));
   EXPECT_EQ(access(foreign.c_str(), F_OK), 0);
@@ -145,7 +146,8 @@ exec runc "$@"
   EXPECT_THAT(c.Create(), IsError(kAlreadyExists, "a"));
   EXPECT_THAT(c.Shutdown(), IsOk());
   EXPECT_THAT(c.ConnectTask(), IsOk()) << "the shim must not end before it is gone";
-  EXPECT_THAT(ctrd().log(), ::testing::HasSubstr("cannot delete a container whose creation failed"));
+  EXPECT_THAT(ctrd().log(),
+              ::testing::HasSubstr("cannot delete a container whose creation failed"));
   ASSERT_THAT(WriteFile(ctrd().settings().runtime + ".can", "", 0644), IsOk());
   absl::Status again;
   ASSERT_TRUE(RunUntil([&] {

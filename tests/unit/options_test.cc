@@ -205,8 +205,8 @@ TEST(Options, DecodesTheCheckpointOptionsOfBothKinds) {
   options.set_image_path("/i");
   options.set_parent_path("/p");
   options.add_empty_namespaces("network");
-  args = DecodeCheckpointOptions(Any("types.containerd.io/containerd.runc.v1.CheckpointOptions",
-                                     options.SerializeAsString()));
+  args = DecodeCheckpointOptions(
+      Any("types.containerd.io/containerd.runc.v1.CheckpointOptions", options.SerializeAsString()));
   ASSERT_TRUE(args.ok()) << args.status();
   EXPECT_TRUE(args->leave_running);
   EXPECT_TRUE(args->open_tcp);
