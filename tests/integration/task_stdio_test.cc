@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/shim_test.h"
@@ -145,6 +146,28 @@ TEST_F(Stdio, WorksWithStdoutAlone) {
   ASSERT_TRUE(WaitForEof(c.stdio()));
   EXPECT_EQ(c.stdio().out->data(), "out\n");
   EXPECT_THAT(c.Remove(), IsOk());
+}
+
+// As nginx and others do with their logs; the pipe has to be that user's by then. Checklist: C17.
+TEST_F(Stdio, AUserThatIsNotRootOpensItsStreamsAgain) {
+  ContainerOptions options =
+      Shell("echo out > /dev/stdout; echo err > /dev/stderr; id -u; exec sleep 1000");
+  options.spec.patch = R"({"process": {"user": {"uid": 1000, "gid": 1000}}})";
+  Container& c = New("a", options);
+  ASSERT_THAT(c.Run(), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return c.stdio().out->data() == "out\n1000\n"; }));
+  EXPECT_TRUE(RunUntil([&] { return c.stdio().err->data() == "err\n"; }));
+  auto exec = c.ExecRequest("x", {"sh", "-c", "echo out > /dev/stdout; echo err > /dev/stderr"});
+  auto process = nlohmann::json::parse(exec.spec().value());
+  process["user"] = {{"uid", 1001}, {"gid", 1001}};
+  exec.mutable_spec()->set_value(process.dump());
+  ASSERT_THAT(c.Exec(exec), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 0u);
+  ASSERT_TRUE(WaitForEof(c.exec_stdio("x")));
+  EXPECT_EQ(c.exec_stdio("x").out->data(), "out\n");
+  EXPECT_EQ(c.exec_stdio("x").err->data(), "err\n");
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
 TEST_F(Stdio, WorksWhenTheFifosAreRemovedOnceTheyAreOpen) {
