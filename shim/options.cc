@@ -17,13 +17,17 @@
 #include <variant>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "proto/linux_runc_options.pb.h"
 #include "proto/runc_options.pb.h"
 #include "proto/runtimeoptions.pb.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "shim/ttrpc/utf8.h"
 
 namespace feather {
 namespace {
@@ -139,6 +143,48 @@ absl::StatusOr<OciRuntime::CheckpointArgs> FromCheckpoint(const google::protobuf
   return args;
 }
 
+// What Debian's toml++ (3.3) does with some texts that are no TOML is undefined: with bytes above
+// ASCII outside of strings, with control characters, and with a table's header that begins with
+// anything but a name. So it gets no table, which no option is, and ASCII only: other bytes, and %,
+// as %XX.
+absl::StatusOr<std::string> ToPlainToml(absl::string_view text) {
+  if (ttrpc::ValidUtf8(text) != text) return absl::InvalidArgumentError("not UTF-8");
+  for (absl::string_view escape : {"\\u0025", "\\U00000025"})
+    if (absl::StrContains(text, escape))
+      return absl::InvalidArgumentError(absl::StrCat(escape, " is to be written as %"));
+  absl::ConsumePrefix(&text, "\xef\xbb\xbf");  // the byte order mark of some editors
+  std::string plain;
+  int line = 1;
+  bool line_begins = true;
+  for (char c : text) {
+    if (c == '[' && line_begins)
+      return absl::InvalidArgumentError(absl::StrCat("line ", line, ": a table is no option"));
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c)) && c != '\t' && c != '\r' && c != '\n')
+      return absl::InvalidArgumentError(absl::StrCat("line ", line, ": control character"));
+    if (c == '%' || !absl::ascii_isascii(static_cast<unsigned char>(c))) {
+      absl::StrAppend(&plain, "%", absl::BytesToHexString(absl::string_view(&c, 1)));
+    } else {
+      plain += c;
+    }
+    if (c != ' ' && c != '\t' && c != '\r') line_begins = c == '\n';
+    if (c == '\n') ++line;
+  }
+  return plain;
+}
+
+std::string FromPlainToml(absl::string_view plain) {
+  std::string text;
+  for (size_t i = 0; i < plain.size(); ++i) {
+    if (plain[i] == '%' && i + 2 < plain.size()) {
+      text += absl::HexStringToBytes(plain.substr(i + 1, 2));
+      i += 2;
+    } else {
+      text += plain[i];
+    }
+  }
+  return text;
+}
+
 // Exact types only: toml++ would turn 2e100 into some integer.
 bool Assign(const toml::node& value, const Member& member, RuntimeOptions& options) {
   if (auto flag = std::get_if<bool RuntimeOptions::*>(&member)) {
@@ -149,15 +195,17 @@ bool Assign(const toml::node& value, const Member& member, RuntimeOptions& optio
     int64_t n = value.as_integer()->get();
     if (n < 0 || n > std::numeric_limits<uint32_t>::max()) return false;
     options.** number = static_cast<uint32_t>(n);
-  } else {
+  } else if (auto text = std::get_if<std::string RuntimeOptions::*>(&member)) {
     if (!value.is_string()) return false;
-    options.**std::get_if<std::string RuntimeOptions::*>(&member) = value.as_string()->get();
+    options.** text = FromPlainToml(value.as_string()->get());
   }
   return true;
 }
 
 absl::StatusOr<RuntimeOptions> FromToml(absl::string_view text) {
-  toml::parse_result parsed = toml::parse(std::string_view(text.data(), text.size()));
+  absl::StatusOr<std::string> plain = ToPlainToml(text);
+  if (!plain.ok()) return Annotate(plain.status(), "runtime options");
+  toml::parse_result parsed = toml::parse(std::string_view(*plain));
   if (!parsed) {
     auto why = parsed.error().description();
     return absl::InvalidArgumentError(absl::StrCat("runtime options, line ",
@@ -166,7 +214,7 @@ absl::StatusOr<RuntimeOptions> FromToml(absl::string_view text) {
   }
   RuntimeOptions options;
   for (const auto& [toml_key, value] : parsed.table()) {
-    absl::string_view key(toml_key.str().data(), toml_key.str().size());
+    std::string key = FromPlainToml({toml_key.str().data(), toml_key.str().size()});
     std::string wanted = Normalized(key);
     // CRI copies its whole table into the message, these two of the message itself included.
     if (wanted == "typeurl" || wanted == "configpath") continue;

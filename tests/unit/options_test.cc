@@ -156,6 +156,26 @@ TEST(Options, RefusesWhatIsNotToml) {
   ExpectRefused(Toml("x = " + std::string(100000, '[')), "runtime options");
 }
 
+// With which Debian's parser would do anything.
+TEST(Options, RefusesWhatTheParserDoesNotRefuseInOrder) {
+  for (const char* text :
+       {"Root = \"/r\"\n\xc3\xa4 = 1", "Root = \xc3\xa4", "Root = 0b1x\"\xc3\xa4\"", "\xff = 1",
+        "Root = \"\"\"\\\xc3\xa4\"\"\"", "Root = '''\n\n", "Root = '\xc3'", "Root = '\\u0025'\xe2\x82\xac"})
+    ExpectRefused(Toml(text), "runtime options");
+  ExpectRefused(Toml("# x\n \t[\x01"), "line 2: a table is no option");
+  ExpectRefused(Toml("\n[&a]"), "line 2: a table is no option");
+  ExpectRefused(Toml("Root = \"\x01\""), "line 1: control character");
+}
+
+TEST(Options, TakesEveryCharacterInStringsAndComments) {
+  auto options =
+      DecodeOptions(Toml("\xef\xbb\xbf# \xc3\xa4 % [\nRoot = '/\xc3\xa4[%41%' # \"\xe2\x82\xac\r\n"
+                         "CriuPath = \"\"\"\n\\\"\xc3\xa4\\u00e4\"\"\"\"\n"));
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->root, "/\xc3\xa4[%41%");
+  EXPECT_EQ(options->criu_path, "\"\xc3\xa4\xc3\xa4\"");
+}
+
 TEST(Options, RefusesTextWithANul) {
   ExpectRefused(Toml("BinaryName = \"runc\\u0000x\""), "binary_name contains a NUL");
 }
