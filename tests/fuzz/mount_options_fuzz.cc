@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "runtime/mount/options.h"
+#include "tests/fuzz/support.h"
 
 // One option a line.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -28,4 +29,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string directory = feather::CompactLowerdirs(*options, 512);
   if (directory.empty() != (feather::Lowerdirs(*options) == before)) abort();
   return 0;
+}
+
+std::vector<std::pair<std::string, std::string>> feather::fuzz::Seeds() {
+  return {{"overlay", "index=off\nworkdir=/s/3/work\nupperdir=/s/3/fs\nlowerdir=/s/2/fs:/s/1/fs"},
+          {"escaped", "lowerdir=/a\\:b/fs:/a/c/fs\nX-containerd.x=y\nuserxattr"},
+          {"bind", "rbind\nro\nnosuid\nnodev\nnoexec\nrprivate\nnorelatime\nloop\nsize=1m"},
+          {"idmap", "uidmap=0:100000:65536,65536:0:1\ngidmap=0:100000:65536\nbind"}};
 }
