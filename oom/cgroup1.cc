@@ -36,6 +36,7 @@ constexpr Clock::duration kLongestReread = std::chrono::seconds(1);
 class SubtreeKills {
  public:
   explicit SubtreeKills(std::string directory) : directory_(std::move(directory)) {}
+  const std::string& directory() const { return directory_; }
 
   // `own`: oom_kill of the cgroup itself.
   uint64_t Add(uint64_t own) {
@@ -85,6 +86,7 @@ class State : public std::enable_shared_from_this<State> {
     if (!control_) return;
     Content control = ReadAgain(control_.get());
     if (control.error != 0) return End();
+    explainer_->Know(Processes(kills_.directory()));
     Counters now = ParseCounters(control.text);
     now.oom_kill = kills_.Add(now.oom_kill);
     const uint64_t before = account_.last().oom_kill;
@@ -179,13 +181,13 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(content.text);
-  auto explainer = std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes",
-                                               std::move(on_explained));
+  auto explainer =
+      std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes", std::move(on_explained));
   SubtreeKills kills(std::move(directory));
   now.oom_kill = kills.Add(now.oom_kill);
   Account account(std::move(on_kill), now, told);
-  auto state = std::make_shared<State>(io, std::move(kills), std::move(account),
-                                       std::move(explainer));
+  auto state =
+      std::make_shared<State>(io, std::move(kills), std::move(account), std::move(explainer));
   RETURN_IF_ERROR(state->Begin(std::move(control), std::move(signal)));
   return std::make_unique<StateWatch<State>>(std::move(state));
 }

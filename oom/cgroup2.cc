@@ -9,12 +9,9 @@
 #include <cerrno>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
 #include "oom/explainer.h"
@@ -32,19 +29,6 @@ namespace {
 // notification is due.
 constexpr auto kFirstReread = std::chrono::milliseconds(1);
 constexpr int kRereads = 4;
-
-// Of a container's processes, the oldest, the init among them.
-constexpr size_t kMostProcesses = 64;
-
-std::vector<pid_t> Processes(const std::string& directory) {
-  std::vector<pid_t> pids;
-  const Content procs = ReadPath(absl::StrCat(directory, "/cgroup.procs"));
-  for (absl::string_view line : absl::StrSplit(procs.text, '\n', absl::SkipEmpty())) {
-    pid_t pid = 0;
-    if (absl::SimpleAtoi(line, &pid) && pids.size() < kMostProcesses) pids.push_back(pid);
-  }
-  return pids;
-}
 
 // memory.oom.group is set in the cgroup or one above it, or may have been: the cgroup is gone.
 bool MayKillInGroups(const std::string& directory) {
@@ -208,8 +192,7 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   Account account(std::move(on_kill), ParseCounters(events.text), told);
   auto explainer =
       std::make_shared<Explainer>(io, directory, "memory.max", std::move(on_explained));
-  auto state =
-      std::make_shared<State>(io, directory, std::move(account), std::move(explainer));
+  auto state = std::make_shared<State>(io, directory, std::move(account), std::move(explainer));
   RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
   return std::make_unique<StateWatch<State>>(std::move(state));
 }

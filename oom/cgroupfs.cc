@@ -9,6 +9,8 @@
 #include <cerrno>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
 
@@ -69,6 +71,17 @@ std::string NameInHierarchy(const std::string& directory) {
     end = slash;
   }
   return directory.substr(end);
+}
+
+std::vector<pid_t> Processes(const std::string& directory) {
+  constexpr size_t kMost = 64;
+  std::vector<pid_t> pids;
+  const Content procs = ReadPath(absl::StrCat(directory, "/cgroup.procs"));
+  for (absl::string_view line : absl::StrSplit(procs.text, '\n', absl::SkipEmpty())) {
+    pid_t pid = 0;
+    if (absl::SimpleAtoi(line, &pid) && pids.size() < kMost) pids.push_back(pid);
+  }
+  return pids;
 }
 
 std::vector<std::string> Children(const std::string& directory) {

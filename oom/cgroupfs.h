@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 #include <vector>
 
@@ -28,6 +30,9 @@ Content ReadPath(const std::string& path);
 // What the kernel calls the cgroup whose directory this is: the path below the mount point; empty
 // for the hierarchy's root, or if there is no such directory.
 std::string NameInHierarchy(const std::string& directory);
+
+// The first 64 processes of a cgroup, its oldest, the container's init among them.
+std::vector<pid_t> Processes(const std::string& directory);
 
 // Names of the cgroups directly below; empty where `directory` cannot be read.
 std::vector<std::string> Children(const std::string& directory);

@@ -112,7 +112,8 @@ void KernelLog::AddChoice(absl::string_view text) {
   if (!absl::SimpleAtoi(CutAt(pid, ','), &victim.pid)) return;
   const size_t limit = FindOnly(text, kOomMemcg);
   if (limit < memcg)
-    victim.limit_of = std::string(text.substr(limit + kOomMemcg.size(), memcg - limit - kOomMemcg.size()));
+    victim.limit_of =
+        std::string(text.substr(limit + kOomMemcg.size(), memcg - limit - kOomMemcg.size()));
   chosen_ = std::move(victim);
 }
 

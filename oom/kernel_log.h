@@ -31,8 +31,8 @@ namespace feather::oom {
 // read; but it runs as ours does, and whoever reads the log after a kill finds a line that has just
 // been written: what is older than that by more than the object's age is left out.
 //
-// Errs towards too few: lines that the log has lost, that the rate limit has kept back, or that this
-// process may not read.
+// Errs towards too few: lines that the log has lost, that the rate limit has kept back, or that
+// this process may not read.
 class KernelLog {
  public:
   // `directory`: the container's cgroup, which has just begun to be used.

@@ -235,9 +235,8 @@ void TaskService::StartOomWatch(Task& task, std::optional<uint64_t> told) {
     directory = memory->second;
   }
   auto watch = oom::Watch::Start(
-      io_, cgroup->unified, directory,
-      [this, &task](const oom::Counters&) { OomKilled(task); }, told,
-      [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });
+      io_, cgroup->unified, directory, [this, &task](const oom::Counters&) { OomKilled(task); },
+      told, [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });
   if (watch.ok()) {
     task.oom_watch = *std::move(watch);
   } else {

@@ -77,6 +77,27 @@ class OomWatch : public testing::Test {
     EXPECT_TRUE(victim.RunToItsKill());
   }
 
+  // Eleven processes, all killed with one that wants too much; read before each exit. The watch has
+  // ended.
+  std::unique_ptr<Watch> KillAGroup() {
+    auto watch = StartWatch();
+    std::vector<std::unique_ptr<Member>> members;
+    for (int i = 0; i < 10; ++i)
+      members.push_back(std::make_unique<Member>(*cgroup_, [] { pause(); }));
+    Settle();
+    Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
+    victim.Go();
+    EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+    for (auto& member : members) {
+      member->Wait();
+      watch->Read();
+    }
+    victim.Wait();
+    RunForAWhile();
+    watch->Finish();
+    return watch;
+  }
+
   asio::io_context io_{1};
   std::optional<MemoryCgroup> parent_;
   std::optional<MemoryCgroup> cgroup_;
@@ -195,21 +216,7 @@ TEST_F(OomWatch, TellsAGroupKillOnceThoughTheKernelCountsEachProcess) {
   cgroup_->Write("memory.oom.group", "1");
   for (int round = 0; round < 3; ++round) {
     kills_.clear();
-    auto watch = StartWatch();
-    std::vector<std::unique_ptr<Member>> members;
-    for (int i = 0; i < 10; ++i)
-      members.push_back(std::make_unique<Member>(*cgroup_, [] { pause(); }));
-    Settle();
-    Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
-    victim.Go();
-    EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
-    for (auto& member : members) {
-      member->Wait();
-      watch->Read();
-    }
-    victim.Wait();
-    RunForAWhile();
-    watch->Finish();
+    const auto watch = KillAGroup();
     EXPECT_EQ(kills_.size(), 1u);
     EXPECT_GE(watch->counters().oom_kill, 11u * static_cast<uint64_t>(round + 1));
   }
@@ -239,21 +246,7 @@ TEST_F(OomWatch, TellsAGroupKillOfThePodOnce) {
   parent_->Write("memory.oom.group", "1");
   parent_->Limit(kLimit);
   cgroup_->Write("memory.max", "max");
-  std::vector<std::unique_ptr<Member>> members;
-  for (int i = 0; i < 10; ++i)
-    members.push_back(std::make_unique<Member>(*cgroup_, [] { pause(); }));
-  auto watch = StartWatch();
-  Settle();
-  Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
-  victim.Go();
-  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
-  for (auto& member : members) {
-    member->Wait();
-    watch->Read();
-  }
-  victim.Wait();
-  RunForAWhile();
-  watch->Finish();
+  const auto watch = KillAGroup();
   EXPECT_EQ(kills_.size(), 1u);
   EXPECT_EQ(watch->counters().oom_group_kill, 0u);
   EXPECT_GE(watch->counters().oom_kill, 11u);

@@ -102,7 +102,7 @@ void OomSeries::StartKeeper() {
   options.spec.args = {"sleep", "100000"};
   if (GetParam().victim == Victim::kForked) {
     // A child for each line that it is given.
-    options.in = options.out = true;
+    options.in = options.out = options.err = true;
     options.spec.args = {"sh", "-c", absl::StrCat("while read x; do ", kEater, "; echo; done")};
   }
   options.spec.patch = absl::StrCat(
@@ -192,9 +192,9 @@ void OomSeries::RunFork() {
   ctrd_->loop().RunUntil([&] { return Reported(kill); },
                          feather() ? Clock::duration(kLimit) : Clock::duration(kLate));
   const auto& events = ctrd_->events().events();
-  const auto reports = std::count_if(
-      events.begin() + static_cast<ptrdiff_t>(mark_), events.end(),
-      [](const RecordedEvent& event) { return event.topic == "/tasks/oom"; });
+  const auto reports =
+      std::count_if(events.begin() + static_cast<ptrdiff_t>(mark_), events.end(),
+                    [](const RecordedEvent& event) { return event.topic == "/tasks/oom"; });
   kill.verdict = reports == 1 ? "right" : reports == 0 ? "missing" : "more than once";
   Record(kill);
 }
@@ -265,6 +265,13 @@ void OomSeries::EndShim(const Footprint& before) {
       before.private_dirty_kib, after.private_dirty_kib);
   const absl::Status removed = keeper_->KillAndRemove();
   if (!feather()) return;
+  int lines = 0, unknown = 0;
+  for (absl::string_view line : absl::StrSplit(ctrd_->log(), '\n')) {
+    if (!absl::StrContains(line, "OOM killer took a process")) continue;
+    ++lines;
+    if (absl::StrContains(line, "process=unknown")) ++unknown;
+  }
+  printf("  kills in the shim's log: %d, without the process' name: %d\n", lines, unknown);
   EXPECT_TRUE(closed);
   // Other builds carry debugging aids.
   if (FEATHER_RELEASE_BUILD) {

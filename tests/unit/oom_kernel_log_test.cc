@@ -34,10 +34,9 @@ class OomKernelLog : public testing::Test {
   }
   void Choose(int pid, const std::string& cgroup, const std::string& name = "dd",
               const std::string& cpuset = "/") {
-    log_->Add(Record(absl::StrCat(
-        "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=", cpuset,
-        ",mems_allowed=0,oom_memcg=/pod,task_memcg=", cgroup, ",task=", name, ",pid=", pid,
-        ",uid=0")));
+    log_->Add(Record(absl::StrCat("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=",
+                                  cpuset, ",mems_allowed=0,oom_memcg=/pod,task_memcg=", cgroup,
+                                  ",task=", name, ",pid=", pid, ",uid=0")));
   }
   std::string Killed(int pid, const std::string& at = kLater, int priority = 3,
                      const std::string& name = "dd") {
