@@ -195,11 +195,13 @@ void SandboxService::Describe(inspect::v1::ShimResponse& shim) const {
   shim.mutable_sandbox()->set_pid(static_cast<uint32_t>(sandbox_->pid()));
 }
 
-absl::Status SandboxService::PrepareBundle(const std::string& bundle) const {
+absl::Status SandboxService::PrepareBundle(const std::string& bundle,
+                                           RuntimeOptions& options) const {
   if (!had_sandbox_) return absl::OkStatus();
   // The namespaces that config.json names by this process would be the host's.
   if (!sandbox_ || sandbox_->pid() == 0)
     return absl::FailedPreconditionError("the sandbox of this shim does not run");
+  if (absl::EndsWith(sandbox_->cgroup_parent, ".slice")) options.systemd_cgroup = true;
   return JoinPod(bundle + "/config.json", sandbox_->files, sandbox_->pid(),
                  sandbox_->namespaces->Paths());
 }

@@ -10,6 +10,7 @@
 #include "proto/inspect.pb.h"
 #include "proto/sandbox.pb.h"
 #include "runtime/reaper.h"
+#include "runtime/runtime_options.h"
 #include "shim/rpc/method_table.h"
 
 namespace feather {
@@ -41,8 +42,10 @@ class SandboxService {
   // Adds the sandbox, if there is one.
   void Describe(inspect::v1::ShimResponse& shim) const;
 
-  // Before a container is created: gives its bundle what the pod has for it (JoinPod).
-  absl::Status PrepareBundle(const std::string& bundle) const;
+  // Before a container is created: gives its bundle what the pod has for it (JoinPod), and its
+  // options systemd's cgroup driver if the pod's cgroup is a slice. (containerd 2.1 and 2.2 start no
+  // container of such a pod if its handler has options and is of another type than runc's own.)
+  absl::Status PrepareBundle(const std::string& bundle, RuntimeOptions& options) const;
 
  private:
   struct Sandbox;

@@ -154,7 +154,9 @@ class Shim {
                  {.name_space = flags.name_space,
                   .has_sandbox = [this] { return sandbox_.exists(); },
                   .prepare_bundle =
-                      [this](const std::string& bundle) { return sandbox_.PrepareBundle(bundle); },
+                      [this](const std::string& bundle, RuntimeOptions& options) {
+                        return sandbox_.PrepareBundle(bundle, options);
+                      },
                   .released = [this](const std::string& id) { Released(id); },
                   .kill_exec_trees = KillsExecTrees()},
                  [this] { BeginEnd(/*answer=*/true); }),

@@ -31,12 +31,12 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
     const api::CreateTaskRequest& request) {
   RETURN_IF_ERROR(ValidateId(request.id()));
   ASSIGN_OR_RETURN(Bundle bundle, Bundle::Open(request.bundle()));
-  RETURN_IF_ERROR(config_.prepare_bundle(request.bundle()));
   Container::Config config;
   config.id = request.id();
   config.name_space = config_.name_space;
   config.bundle = request.bundle();
   ASSIGN_OR_RETURN(config.options, DecodeOptions(request.options()));
+  RETURN_IF_ERROR(config_.prepare_bundle(request.bundle(), config.options));
   RETURN_IF_ERROR(WriteOptions(request.bundle(), config.options));
   for (const auto& mount : request.rootfs())
     config.rootfs.push_back({.type = mount.type(),

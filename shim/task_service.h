@@ -34,10 +34,9 @@ class TaskService {
     std::string name_space;
     // A sandbox needs the shim, whether there are containers or not.
     std::function<bool()> has_sandbox = [] { return false; };
-    // Called with a container's bundle before the OCI runtime reads it.
-    std::function<absl::Status(const std::string&)> prepare_bundle = [](const std::string&) {
-      return absl::OkStatus();
-    };
+    // Called with a container's bundle, before the OCI runtime reads it, and with its options.
+    std::function<absl::Status(const std::string& bundle, RuntimeOptions& options)> prepare_bundle =
+        [](const std::string&, RuntimeOptions&) { return absl::OkStatus(); };
     // Called when containerd, by a Shutdown, is done with a container that is not here (any more);
     // the shim may go on for others.
     std::function<void(const std::string& id)> released = [](const std::string&) {};

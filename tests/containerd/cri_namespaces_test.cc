@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -69,6 +70,41 @@ TEST_P(CriNamespaces, APodsContainersShareAllButPidsAndOneMayLookAtAnothers) {
   EXPECT_TRUE(WaitForExit(c));
   EXPECT_EQ(ContainerStatus(b).state(), cri::CONTAINER_RUNNING);
   Remove();
+}
+
+TEST_P(CriNamespaces, APodMayHaveAUserNamespace) {
+  const std::string features = RunCommand({.argv = {"runc", "features"}}).out;
+  if (!absl::StartsWith(GetParam(), "sid") || !absl::StrContains(features, "\"idmap\""))
+    GTEST_SKIP() << "containerd before 2, or runc before 1.2 (the test packages.pods_sid has both)";
+  for (cri::NamespaceMode mode : {cri::CONTAINER, cri::POD}) {
+    cri::PodSandboxConfig config = PodConfig("pod");
+    Options(config).set_pid(mode);
+    cri::UserNamespace& user = *Options(config).mutable_userns_options();
+    user.set_mode(cri::POD);
+    for (auto* ids : {user.mutable_uids(), user.mutable_gids()}) {
+      cri::IDMapping& mapping = *ids->Add();
+      mapping.set_host_id(100000);
+      mapping.set_length(65536);
+    }
+    ASSERT_NO_FATAL_FAILURE(Run(config));
+    const std::string a = Add(ContainerConfig(config_, "a", "exec sleep 1000"));
+    const std::string b = Add(ContainerConfig(config_, "b", "exec sleep 1000"));
+    for (const char* type : {"user", "net", "ipc", "uts"}) {
+      EXPECT_EQ(Of(a, type), Of(b, type));
+      EXPECT_NE(Of(a, type), OfHost(type));
+    }
+    EXPECT_EQ(Of(a, "pid") == Of(b, "pid"), mode == cri::POD);
+    auto seen = ExecSync(a,
+                         "tr -s ' ' </proc/self/uid_map; id -u; touch /root/x; stat -c %u /root/x /etc;"
+                         "echo 7 >/dev/shm/x; cat /dev/shm/x; hostname; hostname other && hostname");
+    ASSERT_TRUE(seen.ok()) << seen.status();
+    EXPECT_EQ(seen->stdout() + seen->stderr(),
+              " 0 100000 65536\n0\n0\n0\n7\npod\nhostname: sethostname: Operation not permitted\n");
+    auto shared = ExecSync(b, "cat /dev/shm/x");
+    ASSERT_TRUE(shared.ok()) << shared.status();
+    EXPECT_EQ(shared->stdout(), "7\n");
+    Remove();
+  }
 }
 
 TEST_P(CriNamespaces, APodMayBeInTheHostsPidAndIpcNamespaces) {

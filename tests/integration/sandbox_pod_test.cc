@@ -3,6 +3,8 @@
 
 #include <filesystem>
 
+#include "absl/strings/match.h"
+
 #include "tests/support/sandbox_fixture.h"
 
 namespace feather::test {
@@ -105,6 +107,29 @@ TEST_F(SandboxPodTest, ItsMetricsAreThoseOfThePodsCgroup) {
   EXPECT_THAT(a.KillAndRemove(), IsOk());
   EXPECT_THAT(Stop(), IsOk());
   EXPECT_THAT(Shutdown(), IsOk());
+}
+
+// containerd 2.1 gives a handler of a type of its own no options.
+TEST_F(SandboxPodTest, ASliceAsItsCgroupMeansSystemdsDriver) {
+  std::string called = ctrd().directory() + "/called";
+  std::string runtime = WriteRuntime("runtime", "echo \"$@\" >>" + called + "\nexit 1\n");
+  for (const char* parent : {"/plain", "pods.slice"}) {
+    shim_ = nullptr;
+    network_.reset();
+    cri::v1::PodSandboxConfig config = Config();
+    config.mutable_linux()->set_cgroup_parent(parent);
+    Container& a = New("a", InPod(RunPod(config, Network().path()), "true"));
+    task::CreateTaskRequest request = a.CreateRequest();
+    containerd::runc::v1::Options options = ctrd().RuncOptions();
+    options.set_binary_name(runtime);
+    request.mutable_options()->set_value(options.SerializeAsString());
+    EXPECT_FALSE(a.Create(request).ok());
+    EXPECT_EQ(absl::StrContains(*ReadFile(called), "--systemd-cgroup"),
+              std::string(parent) == "pods.slice");
+    a.Disconnect();
+    EXPECT_THAT(a.RemoveBundle(), IsOk());
+    EXPECT_THAT(Shutdown(), IsOk());
+  }
 }
 
 TEST_F(SandboxPodTest, AContainersOwnMountsStay) {
