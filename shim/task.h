@@ -3,9 +3,12 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "google/protobuf/timestamp.pb.h"
 #include "oom/watch.h"
+#include "runtime/base/log.h"
 #include "runtime/container.h"
 #include "shim/task_service.h"
 
@@ -42,8 +45,26 @@ inline google::protobuf::Timestamp ExitTime(const Process& process) {
   return timestamp;
 }
 
+// A change of a container's state, or of an exec's (empty for the container itself), as a line of the
+// log; `change`: the last part of an event's topic. `status`: the exit's, empty for what is none.
+inline void LogStateChange(absl::string_view change, const std::string& id,
+                           const std::string& exec_id, const std::string& status = "") {
+  LogDebug("state changed", {{"change", std::string(change)},
+                             {"exec_id", exec_id},
+                             {"exit_status", status},
+                             {"id", id}});
+}
+
 template <typename Event>
 void TaskService::Publish(absl::string_view topic, const Event& event, absl::Time at) {
+  std::string exec_id;
+  std::string status;
+  if constexpr (requires { event.exec_id(); }) exec_id = event.exec_id();
+  if constexpr (requires { event.exit_status(); }) {
+    if (!event.id().empty() && event.id() != event.container_id()) exec_id = event.id();
+    status = absl::StrCat(event.exit_status());
+  }
+  LogStateChange(topic.substr(topic.rfind('/') + 1), event.container_id(), exec_id, status);
   publisher_.Publish(topic, event.GetTypeName(), event.SerializeAsString(), at);
 }
 

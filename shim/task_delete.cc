@@ -3,6 +3,7 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
@@ -28,6 +29,7 @@ TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext co
   if (request.exec_id().empty()) co_return co_await DeleteTask(std::move(context), task);
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> exec, task->container->Find(request.exec_id()));
   CO_RETURN_IF_ERROR(co_await task->container->DeleteExec(exec));
+  LogStateChange("delete", task->id(), exec->exec_id, absl::StrCat(exec->exit.status));
   TrimSoon(io_);
   api::DeleteResponse response;
   response.set_pid(static_cast<uint32_t>(exec->pid));

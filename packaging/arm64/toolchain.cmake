@@ -2,7 +2,9 @@
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
-set(CMAKE_SYSROOT ${CMAKE_CURRENT_LIST_DIR}/../../build/arm64/sysroot)
+get_filename_component(CMAKE_SYSROOT ${CMAKE_CURRENT_LIST_DIR}/../../build/arm64/sysroot ABSOLUTE)
+# A compiler cache that makes paths relative hides from CMake what the compiler includes by itself.
+unset(ENV{CCACHE_BASEDIR})
 if(NOT EXISTS ${CMAKE_SYSROOT})
   message(FATAL_ERROR "There is no ${CMAKE_SYSROOT}: packaging/arm64/sysroot makes it")
 endif()

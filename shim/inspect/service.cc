@@ -97,19 +97,39 @@ api::ShimResponse Service::Report() const {
 
 void Service::Log() const {
   const api::ShimResponse report = Report();
-  LogInfo("state", {{"containers", absl::StrCat(report.containers_size())},
+  LogInfo("state", {{"version", report.version()},
+                    {"revision", report.revision()},
+                    {"pid", absl::StrCat(report.pid())},
+                    {"started_at", UtcText(started_)},
+                    {"namespace", report.namespace_()},
+                    {"bundle", report.bundle()},
+                    {"containers", absl::StrCat(report.containers_size())},
                     {"connections", absl::StrCat(report.connections())},
                     {"pending_events", absl::StrCat(report.pending_events())},
                     {"private_memory_bytes", absl::StrCat(report.private_memory_bytes())},
                     {"descriptors", absl::StrCat(report.descriptors())},
                     {"problems", absl::StrCat(report.problems())},
                     {"dropped_log_lines", absl::StrCat(report.dropped_log_lines())}});
-  for (const api::Container& container : report.containers())
+  for (const api::Container& container : report.containers()) {
     LogInfo("state of a container", {{"id", container.id()},
                                      {"state", container.state()},
                                      {"pid", absl::StrCat(container.pid())},
+                                     {"bundle", container.bundle()},
+                                     {"cgroup", container.cgroup()},
+                                     {"exit_status", absl::StrCat(container.exit_status())},
                                      {"execs", absl::StrCat(container.execs_size())},
                                      {"oom_kills", absl::StrCat(container.oom_kills())}});
+    for (const api::Exec& exec : container.execs())
+      LogInfo("state of an exec", {{"id", container.id()},
+                                   {"exec_id", exec.id()},
+                                   {"state", exec.state()},
+                                   {"pid", absl::StrCat(exec.pid())},
+                                   {"exit_status", absl::StrCat(exec.exit_status())}});
+  }
+  for (const LoggedProblem& logged : LastProblems())
+    LogInfo("one of the last problems", {{"at", UtcText(logged.at)},
+                                         {"problem_level", LogLevelName(logged.level)},
+                                         {"text", logged.text}});
 }
 
 }  // namespace feather::inspect

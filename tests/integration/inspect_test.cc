@@ -152,11 +152,15 @@ TEST_F(Inspect, CountsShimsOfOtherKinds) {
 TEST_F(Inspect, WritesTheSameIntoTheLogOnSignal) {
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
   kill(c.shim_pid(), SIGUSR1);
   EXPECT_TRUE(RunUntil([&] {
-    return ctrd().log().find("msg=\"state of a container\"") != std::string::npos;
+    return ctrd().log().find("msg=\"state of an exec\"") != std::string::npos;
   })) << ctrd().log();
-  EXPECT_THAT(ctrd().log(), HasSubstr("containers=1"));
+  for (const char* part : {"containers=1", "started_at=", "msg=\"state of a container\"",
+                           "exec_id=x", "state=running"})
+    EXPECT_THAT(ctrd().log(), HasSubstr(part));
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
