@@ -16,8 +16,8 @@ class WitnessTest : public ShimTest {
     return options;
   }
   // A container of the same shim, which must not notice anything.
-  void StartWitness() {
-    witness_ = &New("witness", InPod());
+  void StartWitness(ContainerOptions options = {}) {
+    witness_ = &New("witness", InPod(std::move(options)));
     ASSERT_THAT(witness_->Run(), IsOk());
     shim_ = witness_->shim_pid();
     ASSERT_NE(shim_, 0);
