@@ -2,12 +2,15 @@
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "runtime/base/file.h"
+#include "runtime/base/unique_fd.h"
 #include "runtime/io/fifo.h"
 #include "tests/support/stdio_fixture.h"
 
@@ -357,6 +360,24 @@ TEST_F(StdioFifo, ABackgroundChildDoesNotKeepAFilesWriter) {
   EXPECT_FALSE(Await(stdio->Drain(std::chrono::milliseconds(50))));
   Await(stdio->Close());
   kill(atoi(Read("child").c_str()), SIGKILL);
+}
+
+// Clients of containerd close their FIFOs when they hear of an exit.
+TEST_F(StdioFifo, WhatWasWrittenLastIsHandedOnBeforeTheExitIsTold) {
+  auto stdio = Prepare(Streams("", Fifo("out"), ""));
+  UniqueFd client(open(Path("out").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  ASSERT_TRUE(client.valid());
+  pid_t pid = StartContainer(*stdio, "while [ ! -e go ]; do sleep 0.01; done; echo last");
+  WriteScript("go", "");
+  // The loop, and with it every copy, stands still until the process has ended.
+  siginfo_t info = {};
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT), 0);
+  stdio->ProcessExited();
+  char buffer[16];
+  EXPECT_EQ(read(client.get(), buffer, sizeof buffer), 5);
+  EXPECT_EQ(absl::string_view(buffer, 5), "last\n");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(Delete(*stdio));
 }
 
 TEST_F(StdioFifo, ABackgroundChildDelaysTheEndUntilClose) {
