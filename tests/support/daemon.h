@@ -66,6 +66,10 @@ class Daemon {
   bool Restart();
   // From the next Start on another suite's daemon, as a package's upgrade brings it.
   void Upgrade(const std::string& suite);
+  // SIGSTOP, SIGCONT.
+  void Signal(int signal) const { process_->Signal(signal); }
+  // Where shims send their events.
+  std::string EventSocket() const { return directory_ + "/c.sock.ttrpc"; }
   // SIGTERM, as a service manager does it.
   bool Stop();
 
