@@ -43,9 +43,9 @@ absl::Status CheckBundleDirectory(const std::string& path);
 // A container's bundle directory.
 class Bundle {
  public:
-  // InvalidArgument when `path` is not absolute, else as CheckBundleDirectory. A config.json that is
-  // missing or broken is no error here: the OCI runtime says best what is wrong with it. spec() then
-  // has its defaults, so that the pid namespace counts as shared.
+  // InvalidArgument when `path` is not absolute, else as CheckBundleDirectory. A config.json that
+  // is missing or broken is no error here: the OCI runtime says best what is wrong with it. spec()
+  // then has its defaults, so that the pid namespace counts as shared.
   static absl::StatusOr<Bundle> Open(std::string path);
 
   const std::string& path() const { return path_; }

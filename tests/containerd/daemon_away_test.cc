@@ -38,9 +38,8 @@ class DaemonAway : public DaemonTest {
   // `ctr run` of a script that finds go_ at /tmp.
   std::vector<std::string> Script(const std::string& id, std::vector<std::string> flags,
                                   const std::string& script) const {
-    flags.insert(flags.end(),
-                 {"--detach", "--null-io", "--mount",
-                  absl::StrCat("type=bind,src=", go_, ",dst=/tmp,options=rbind:rw")});
+    flags.insert(flags.end(), {"--detach", "--null-io", "--mount",
+                               absl::StrCat("type=bind,src=", go_, ",dst=/tmp,options=rbind:rw")});
     return daemon_->Run(id, flags, {"sh", "-c", script});
   }
   void Run(const std::vector<std::string>& arguments) {
@@ -52,8 +51,7 @@ class DaemonAway : public DaemonTest {
     Run(Script(id, {},
                absl::StrCat("trap 'exit ", status, "' TERM; touch /tmp/", id,
                             "; while :; do sleep 0.05; done")));
-    EXPECT_TRUE(
-        Eventually([&] { return access(absl::StrCat(go_, "/", id).c_str(), F_OK) == 0; }));
+    EXPECT_TRUE(Eventually([&] { return access(absl::StrCat(go_, "/", id).c_str(), F_OK) == 0; }));
   }
   // Its init takes more memory than it may have once it is told to.
   void RunEater(const std::string& id) {
@@ -158,8 +156,8 @@ TEST_P(DaemonAway, LosesNoExitWhenItIsKilledAtAnyMoment) {
     EXPECT_TRUE(Eventually([&] {
       state = daemon_->TaskStatus(id);
       return state == "STOPPED" || state.empty();
-    })) << id << " is "
-        << state;
+    })) << id
+        << " is " << state;
     if (!state.empty()) {
       EXPECT_THAT(daemon_->Ctr({"task", "delete", id}).err,
                   ::testing::HasSubstr(absl::StrCat("exit code ", i)));

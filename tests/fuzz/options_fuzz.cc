@@ -57,12 +57,15 @@ std::vector<std::pair<std::string, std::string>> fuzz::Seeds() {
   runc.set_io_uid(7);
   runc.set_systemd_cgroup(true);
   runc.set_root("/run/r");
-  return {{"cri", "tBinaryName = \"/usr/bin/crun\"\nIoUid = 1000\nNoPivotRoot = false\n"
-                  "Root = \"\"\nSystemdCgroup = true\nTypeUrl = \"x\"\n"},
-          {"underscores", "t# \xc3\xa4\nbinary_name='crun' # x\r\nio_uid=0x5\nroot=\"\\u00e4\xc3\xa4\"\n"},
+  return {{"cri",
+           "tBinaryName = \"/usr/bin/crun\"\nIoUid = 1000\nNoPivotRoot = false\n"
+           "Root = \"\"\nSystemdCgroup = true\nTypeUrl = \"x\"\n"},
+          {"underscores",
+           "t# \xc3\xa4\nbinary_name='crun' # x\r\nio_uid=0x5\nroot=\"\\u00e4\xc3\xa4\"\n"},
           {"multi", "tRoot = \"\"\"\\\n  a\\\"\"\"\"\"\"\nShimCgroup = '''\n'b''\n'''\n"},
-          {"others", "tIoUid = 2e100\nIoGid = [1, {a = 1979-05-27T07:32:00Z}]\n[Root]\nx.y = nan\n"
-                     "[[a]]\nb = 0b101\nc = 07:32:00.5\n"},
+          {"others",
+           "tIoUid = 2e100\nIoGid = [1, {a = 1979-05-27T07:32:00Z}]\n[Root]\nx.y = nan\n"
+           "[[a]]\nb = 0b101\nc = 07:32:00.5\n"},
           {"foreign", "t\xc3\xa4 = 1\n\"\xc3\xa4\" = 2\n[\x01"},
           {"runc", "r" + runc.SerializeAsString()},
           {"json", "j{\"io_uid\":7,\"root\":\"/r\\u00e4\",\"systemd_cgroup\":true,\"x\":[{}]}"}};

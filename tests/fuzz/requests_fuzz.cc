@@ -41,11 +41,11 @@ constexpr char kTask[] = "containerd.task.v3.Task";
 constexpr char kSandbox[] = "containerd.runtime.sandbox.v1.Sandbox";
 // StartSandbox and SandboxMetrics are about the machine, and say nothing but an id.
 constexpr const char* kMethods[] = {
-    "Create",       "Start",       "Delete",        "State",         "Pids",  "Pause",
-    "Resume",       "Checkpoint",  "Kill",          "Exec",          "Wait",  "ResizePty",
-    "CloseIO",      "Update",      "Stats",         "Connect",       "Shutdown",
-    "CreateSandbox", "StopSandbox", "WaitSandbox",   "SandboxStatus", "PingSandbox",
-    "ShutdownSandbox", "Platform"};
+    "Create",        "Start",       "Delete",          "State",       "Pids",
+    "Pause",         "Resume",      "Checkpoint",      "Kill",        "Exec",
+    "Wait",          "ResizePty",   "CloseIO",         "Update",      "Stats",
+    "Connect",       "Shutdown",    "CreateSandbox",   "StopSandbox", "WaitSandbox",
+    "SandboxStatus", "PingSandbox", "ShutdownSandbox", "Platform"};
 constexpr size_t kMethodCount = std::size(kMethods);
 enum Step : uint8_t { kExit = kMethodCount, kFail, kNoPidFile, kHold, kRelease, kGone, kSteps };
 constexpr size_t kMostSteps = 64;
@@ -193,10 +193,10 @@ std::string Bytes(const char* method, const Request& request) {
   auto step = std::find(std::begin(kMethods), std::end(kMethods), absl::string_view(method)) -
               std::begin(kMethods);
   std::string bytes = request.SerializeAsString();
-  return absl::StrCat(Bytes(static_cast<uint8_t>(step)),
-                      Bytes(static_cast<uint8_t>(bytes.size() & 0xff),
-                            static_cast<uint8_t>(bytes.size() >> 8)),
-                      bytes);
+  return absl::StrCat(
+      Bytes(static_cast<uint8_t>(step)),
+      Bytes(static_cast<uint8_t>(bytes.size() & 0xff), static_cast<uint8_t>(bytes.size() >> 8)),
+      bytes);
 }
 
 // With what all messages of the task service have in common.
@@ -253,8 +253,7 @@ std::vector<std::pair<std::string, std::string>> fuzz::Seeds() {
   runtimeoptions::v1::Options toml;
   toml.set_config_body("BinaryName = \"crun\"\n");
   std::string create = CreateBytes("containerd.runc.v1.Options", runc.SerializeAsString());
-  std::string create_toml =
-      CreateBytes("x/runtimeoptions.v1.Options", toml.SerializeAsString());
+  std::string create_toml = CreateBytes("x/runtimeoptions.v1.Options", toml.SerializeAsString());
   std::string start = Bytes("Start", Of<task::StartRequest>());
   std::string remove = Bytes("Delete", Of<task::DeleteRequest>());
   std::string wait = Bytes("Wait", Of<task::WaitRequest>());

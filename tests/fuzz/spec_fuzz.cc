@@ -23,11 +23,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 }
 
 std::vector<std::pair<std::string, std::string>> feather::fuzz::Seeds() {
-  return {{"config", R"({"ociVersion":"1.0.2","annotations":{"io.containerd.runc.v2.group":"g",
+  return {
+      {"config", R"({"ociVersion":"1.0.2","annotations":{"io.containerd.runc.v2.group":"g",
 "io.kubernetes.cri.sandbox-id":"s"},"linux":{"namespaces":[{"type":"pid"},
 {"type":"network","path":"/n"}],"x":[1.5e3,-0,null,[true]]}})"},
-          {"process", R"({"args":["sh","-c","\u00e4\ud83d\ude00"],"Terminal":{"a":[{}]},"cwd":"/"})"},
-          {"resources", R"({"memory":{"limit":null,"swap":1},"pids":null,"list":[null,{"a":null}]})"},
-          {"id", "a-b_c.d0"},
-          {"deep", "{\"a\":" + std::string(1001, '[')}};
+      {"process", R"({"args":["sh","-c","\u00e4\ud83d\ude00"],"Terminal":{"a":[{}]},"cwd":"/"})"},
+      {"resources", R"({"memory":{"limit":null,"swap":1},"pids":null,"list":[null,{"a":null}]})"},
+      {"id", "a-b_c.d0"},
+      {"deep", "{\"a\":" + std::string(1001, '[')}};
 }

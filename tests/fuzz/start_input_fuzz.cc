@@ -51,8 +51,8 @@ std::string Executable() {
   std::string names("\0.go.buildinfo\0.shstrtab\0", 25);
   std::string info("\xff Go buildinf:\x08\x02", 16);
   info.resize(32, '\0');
-  std::string modules = absl::StrCat(std::string(16, 'a'), "path\tx/containerd/v2/cmd/x\n",
-                                     std::string(16, 'b'));
+  std::string modules =
+      absl::StrCat(std::string(16, 'a'), "path\tx/containerd/v2/cmd/x\n", std::string(16, 'b'));
   absl::StrAppend(&info, "\x06go1.20", std::string(1, static_cast<char>(modules.size())), modules);
   auto section = [&](uint32_t name, uint32_t type, uint64_t offset, uint64_t size) {
     return absl::StrCat(number(name, 4), number(type, 4), number(0, 8), number(0, 8),
@@ -60,7 +60,9 @@ std::string Executable() {
                         number(0, 8));
   };
   uint64_t table = 64 + names.size() + info.size();
-  std::string header = "\x7f" "ELF\x02\x01\x01";
+  std::string header =
+      "\x7f"
+      "ELF\x02\x01\x01";
   header.resize(16, '\0');
   absl::StrAppend(&header, number(2, 2), number(62, 2), number(1, 4), number(0, 8), number(0, 8),
                   number(table, 8), number(0, 4), number(64, 2), number(56, 2), number(0, 2),
@@ -85,7 +87,9 @@ std::vector<std::pair<std::string, std::string>> fuzz::Seeds() {
   std::string flags = "-namespace\nns\n--id=id\n-address\n/run/c.sock\n-debug\nstart";
   return {{"params", Join({flags, Params(), "3", "4", ""})},
           {"any", Join({flags, any.SerializeAsString(), "", "2", Executable()})},
-          {"nothing", Join({"-id\nid\n-h", "", "2", "", "\x7f" "ELF"})}};
+          {"nothing", Join({"-id\nid\n-h", "", "2", "",
+                            "\x7f"
+                            "ELF"})}};
 }
 
 }  // namespace feather
@@ -108,9 +112,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   absl::StatusOr<StartInput> start = ParseStartInput(parts[1], flags);
   if (!start.ok()) return 0;
   DecodeOptions(start->options).status().IgnoreError();
-  std::string socket =
-      SocketPath(start->socket_directory.empty() ? "/s" : start->socket_directory,
-                 start->grpc_address, flags.name_space, flags.id);
+  std::string socket = SocketPath(start->socket_directory.empty() ? "/s" : start->socket_directory,
+                                  start->grpc_address, flags.name_space, flags.id);
   if (!absl::StartsWith(socket, "/")) abort();
   AnswerFormat format = ChooseAnswer(start->bootstrap, wanted, most, path);
   std::string answer = FormatAnswer(format, socket);

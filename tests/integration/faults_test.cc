@@ -249,7 +249,8 @@ TEST_F(Faults, OnAFullDiskRequestsAreRefusedAndServedAgainLater) {
   Container& c = NewMember("a");
   Remember();
   std::string config = *ReadFile(c.bundle() + "/config.json");
-  ASSERT_EQ(mount("tmpfs", c.bundle().c_str(), "tmpfs", 0, "size=64k,mode=711"), 0) << strerror(errno);
+  ASSERT_EQ(mount("tmpfs", c.bundle().c_str(), "tmpfs", 0, "size=64k,mode=711"), 0)
+      << strerror(errno);
   ASSERT_TRUE(Write(c.bundle() + "/config.json", config).ok());
   ASSERT_EQ(mkdir((c.bundle() + "/rootfs").c_str(), 0711), 0);
   std::string filler = c.bundle() + "/filler";

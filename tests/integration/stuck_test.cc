@@ -220,8 +220,8 @@ TEST_F(Stuck, ADeletionWhoseRuntimeHangsInTheKernelGoesOnAndCanBeRetried) {
   if (!volume.usable()) GTEST_SKIP() << "no loop device or no mkfs.ext4 here";
   std::string hang = absl::StrCat(volume.path(), "/hang");
   settings_.runtime = WriteRuntime(
-      "runc-writes", absl::StrCat("case \"$*\" in *' delete a'*) echo x >", hang,
-                                  ";; esac\nexec runc \"$@\"\n"));
+      "runc-writes",
+      absl::StrCat("case \"$*\" in *' delete a'*) echo x >", hang, ";; esac\nexec runc \"$@\"\n"));
   StartWitness();
   Remember();
   Container& c = NewMember("a", Shell("exit 3"));

@@ -158,9 +158,9 @@ TEST(Options, RefusesWhatIsNotToml) {
 
 // With which Debian's parser would do anything.
 TEST(Options, RefusesWhatTheParserDoesNotRefuseInOrder) {
-  for (const char* text :
-       {"Root = \"/r\"\n\xc3\xa4 = 1", "Root = \xc3\xa4", "Root = 0b1x\"\xc3\xa4\"", "\xff = 1",
-        "Root = \"\"\"\\\xc3\xa4\"\"\"", "Root = '''\n\n", "Root = '\xc3'", "Root = '\\u0025'\xe2\x82\xac"})
+  for (const char* text : {"Root = \"/r\"\n\xc3\xa4 = 1", "Root = \xc3\xa4",
+                           "Root = 0b1x\"\xc3\xa4\"", "\xff = 1", "Root = \"\"\"\\\xc3\xa4\"\"\"",
+                           "Root = '''\n\n", "Root = '\xc3'", "Root = '\\u0025'\xe2\x82\xac"})
     ExpectRefused(Toml(text), "runtime options");
   ExpectRefused(Toml("# x\n \t[\x01"), "line 2: a table is no option");
   ExpectRefused(Toml("\n[&a]"), "line 2: a table is no option");
