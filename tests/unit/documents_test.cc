@@ -142,7 +142,7 @@ std::vector<std::string> Documents() {
       if (entry.path().extension() == ".md")
         documents.push_back(absl::StrCat(folder, "/", entry.path().filename().string()));
   }
-  for (std::string& document : documents) document = absl::StripPrefix(document, "./");
+  for (std::string& document : documents) document = std::string(absl::StripPrefix(document, "./"));
   return documents;
 }
 
