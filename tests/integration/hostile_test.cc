@@ -113,11 +113,17 @@ TEST_F(Hostile, ForkingForEverFillsItsOwnLimitOnly) {
   if (access("/sys/fs/cgroup/pids", F_OK) != 0) GTEST_SKIP() << "no pids controller of cgroup1";
   StartWitness();
   Remember();
-  ContainerOptions options =
-      Shell("(while :; do (while :; do sleep 1000 & done) & done) 2>/dev/null & exec sleep 1000");
+  // As many as it can have, and, should the limit fail, no more than four hundred.
+  ContainerOptions options = Shell(
+      "(for i in $(seq 20); do (for j in $(seq 20); do sleep 1000 & done) & done) 2>/dev/null & "
+      "exec sleep 1000");
   options.spec.patch = R"({"linux": {"resources": {"pids": {"limit": 50}}}})";
   Container& c = NewMember("a", options);
-  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Create(), IsOk());
+  auto cgroup = FindCgroup(static_cast<pid_t>(c.State()->pid()));
+  ASSERT_THAT(cgroup, IsOk());
+  ASSERT_EQ(*ReadFile(cgroup->controllers["pids"] + "/pids.max"), "50\n");
+  ASSERT_THAT(c.Start(), IsOk());
   ASSERT_TRUE(RunUntil([&] { return c.Pids()->processes_size() >= 49; }));
   ExpectServed();
   // It may be too full for one more, but says so.

@@ -12,7 +12,10 @@ namespace feather::test {
 class WitnessTest : public ShimTest {
  protected:
   static ContainerOptions InPod(ContainerOptions options = {}) {
-    options.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
+    const std::string own = options.spec.patch;
+    options.spec.patch =
+        absl::StrCat(R"({"annotations": {"io.containerd.runc.v2.group": "pod"})",
+                     own.empty() ? "}" : absl::StrCat(",", own.substr(own.find('{') + 1)));
     return options;
   }
   // A container of the same shim, which must not notice anything.
