@@ -151,6 +151,7 @@ struct SandboxService::Sandbox {
     add("ipc", "ipc", config.own_ipc);
     add("uts", "uts", config.own_uts());
     add("pid", "pid", config.own_pid);
+    if (config.own_pid) add("user", "user", config.own_user);
     // The shim itself is not in it.
     for (const auto& [type, path] : namespaces ? namespaces->Paths() : NamespacePaths())
       if (type == "user") namespaces_json.push_back({{"type", type}, {"path", path}});

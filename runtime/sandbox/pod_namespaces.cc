@@ -109,7 +109,9 @@ int PodNamespaces::Descriptor(absl::string_view type) const {
 NamespacePaths PodNamespaces::Paths() const {
   NamespacePaths paths;
   for (const auto& [type, fd] : own_)
-    paths.emplace_back(type, absl::StrCat("/proc/", getpid(), "/fd/", fd.get()));
+    // /proc/<process 1>/ns/user is as good, and runc reads the mapping of nothing else.
+    if (type != "user" || !ended_)
+      paths.emplace_back(type, absl::StrCat("/proc/", getpid(), "/fd/", fd.get()));
   return paths;
 }
 

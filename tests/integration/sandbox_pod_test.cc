@@ -4,7 +4,6 @@
 #include <filesystem>
 
 #include "absl/strings/match.h"
-
 #include "tests/support/sandbox_fixture.h"
 
 namespace feather::test {
