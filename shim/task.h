@@ -45,14 +45,14 @@ inline google::protobuf::Timestamp ExitTime(const Process& process) {
   return timestamp;
 }
 
-// A change of a container's state, or of an exec's (empty for the container itself), as a line of the
-// log; `change`: the last part of an event's topic. `status`: the exit's, empty for what is none.
+// A change of a container's state, or of an exec's (empty for the container itself), as a line of
+// the log; `change`: the last part of an event's topic. `status`: the exit's, empty for what is
+// none.
 inline void LogStateChange(absl::string_view change, const std::string& id,
                            const std::string& exec_id, const std::string& status = "") {
-  LogDebug("state changed", {{"change", std::string(change)},
-                             {"exec_id", exec_id},
-                             {"exit_status", status},
-                             {"id", id}});
+  LogDebug(
+      "state changed",
+      {{"change", std::string(change)}, {"exec_id", exec_id}, {"exit_status", status}, {"id", id}});
 }
 
 template <typename Event>
