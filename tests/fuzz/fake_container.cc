@@ -64,6 +64,7 @@ class FakeStdio : public Stdio {
   Async<absl::Status> Attach() override { co_return co_await RunCommand(); }
   void CloseStdin() override {}
   absl::Status Resize(uint16_t, uint16_t) override { return absl::OkStatus(); }
+  void GiveUpOpening() override {}
   void ProcessExited() override {}
   Async<bool> Drain(Clock::duration) override {
     absl::Status status = co_await RunCommand();
@@ -141,6 +142,7 @@ Async<absl::Status> OciRuntime::Exec(ExecArgs args) {
 Async<absl::Status> OciRuntime::Restore(RestoreArgs args) {
   co_return co_await MakeProcess(std::move(args.create.pid_file), std::move(args.create.started));
 }
+bool OciRuntime::HasState() const { return false; }
 Async<absl::Status> OciRuntime::Start() { co_return co_await RunCommand(); }
 Async<absl::Status> OciRuntime::Kill(uint32_t, bool) { co_return co_await RunCommand(); }
 Async<absl::Status> OciRuntime::Delete(bool) { co_return co_await RunCommand(); }
