@@ -13,6 +13,7 @@
 #include "runtime/mount/mount.h"
 #include "runtime/mount/options.h"
 #include "runtime/oci_runtime.h"
+#include "runtime/process_tree.h"
 
 namespace feather {
 
@@ -121,6 +122,12 @@ Async<absl::Status> MountAll(Reaper&, std::vector<Mount> mounts, std::string) {
   co_return co_await RunCommand();
 }
 Async<absl::Status> UnmountAll(Reaper&, std::string) { co_return co_await RunCommand(); }
+
+std::optional<ProcessStat> ReadProcessStat(pid_t) { return std::nullopt; }
+absl::StatusOr<int> SignalProcessTree(
+    pid_t, int, const std::function<absl::StatusOr<std::vector<pid_t>>()>&) {
+  return 0;
+}
 
 OciRuntime::OciRuntime(Reaper& reaper, Config config)
     : reaper_(reaper), config_(std::move(config)) {
