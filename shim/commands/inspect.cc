@@ -17,6 +17,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "shim/commands/commands.h"
+#include "shim/commands/listener.h"
 #include "shim/commands/socket_name.h"
 #include "shim/inspect/report.h"
 #include "shim/ttrpc/client.h"
@@ -93,6 +94,13 @@ class Survey {
     std::sort(node_.shims.begin(), node_.shims.end(), [](const auto& a, const auto& b) {
       return std::forward_as_tuple(a.report.namespace_(), a.report.id()) <
              std::forward_as_tuple(b.report.namespace_(), b.report.id());
+    });
+    // At debug a shim has a second socket, at which it answers nothing.
+    std::erase_if(node_.silent, [this](const std::string& socket) {
+      const pid_t listener = ListenerPid(socket);
+      return std::any_of(node_.shims.begin(), node_.shims.end(), [&](const Node::Shim& shim) {
+        return shim.report.pid() == static_cast<uint32_t>(listener);
+      });
     });
     std::sort(node_.silent.begin(), node_.silent.end());
     return std::move(node_);

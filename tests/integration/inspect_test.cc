@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "runtime/base/file.h"
 #include "tests/support/shim_test.h"
 
 namespace feather::test {
@@ -133,6 +134,32 @@ TEST_F(Inspect, TellsShimsThatHangAndThoseThatAreGone) {
   EXPECT_EQ(RunJson()["shims"].size(), 2u) << "it goes on";
   EXPECT_THAT(a.Shutdown(), IsOk());
   EXPECT_THAT(b.Shutdown(), IsOk());
+}
+
+// At debug there is a second socket, for a debugger of the stock shim.
+TEST_F(Inspect, DoesNotTakeADebugSocketForAShimThatHangs) {
+  settings_.debug = true;
+  Container& c = New("a");
+  int sockets = 0;
+  const std::string table = *ReadFile("/proc/net/unix");
+  for (absl::string_view line : absl::StrSplit(table, '\n')) {
+    std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    // Those that listen (__SO_ACCEPTCON).
+    if (fields.size() != 8 || fields[3] != "00010000") continue;
+    for (int fd = 0; fd < 20; ++fd) {
+      char inode[64] = {};
+      std::string link = absl::StrCat("/proc/", c.shim_pid(), "/fd/", fd);
+      if (readlink(link.c_str(), inode, sizeof inode - 1) < 0) continue;
+      if (inode != absl::StrCat("socket:[", fields[6], "]")) continue;
+      ASSERT_EQ(symlink(fields[7].c_str(), absl::StrCat(SocketDirectory(), "/", ++sockets).c_str()),
+                0);
+    }
+  }
+  EXPECT_EQ(sockets, 2);
+  Json node = RunJson();
+  EXPECT_EQ(node["shims"].size(), 1u);
+  EXPECT_EQ(node["silent"], Json::array());
+  EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
 TEST_F(Inspect, CountsShimsOfOtherKinds) {
