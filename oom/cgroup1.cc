@@ -108,6 +108,7 @@ class State : public std::enable_shared_from_this<State> {
     control_.Reset();
     signal_.close(ignored);
     timer_.cancel();
+    explainer_->Drop();
   }
 
   const Counters& counters() const { return account_.last(); }

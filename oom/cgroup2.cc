@@ -93,6 +93,7 @@ class State : public std::enable_shared_from_this<State> {
     cgroup_.close(ignored);
     parent_.close(ignored);
     timer_.cancel();
+    explainer_->Drop();
   }
 
   const Counters& counters() const { return account_.last(); }

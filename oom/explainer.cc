@@ -66,6 +66,12 @@ void Explainer::End() {
   ended_ = true;
 }
 
+void Explainer::Drop() {
+  pending_.reset();
+  log_.Close();
+  ended_ = true;
+}
+
 void Explainer::Read() {
   log_.Read();
   std::vector<Victim> victims = log_.Take();

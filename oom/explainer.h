@@ -28,8 +28,8 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
             Watch::OnExplained on_explained);
 
-  // See KernelLog::Know.
-  void Know(std::vector<pid_t> processes) { log_.Know(std::move(processes)); }
+  // The processes that are in the cgroup now, at each reading.
+  void Know(std::vector<pid_t> processes) { log_.Know(std::move(processes), following_); }
   // Call it for each increase of the counter, `told` or not.
   void Counted(const Counters& now, bool told);
   // Victims in the log that no increase stands for. `by_cgroup`: also those that were never seen in
@@ -38,6 +38,8 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   uint64_t Uncounted(bool by_cgroup);
   // Explains what is left to be, and ends.
   void End();
+  // Ends, with nothing held open and nobody told.
+  void Drop();
 
  private:
   static Async<> Follow(std::shared_ptr<Explainer> self);

@@ -28,6 +28,8 @@ constexpr ino_t kFirstCgroupNamespace = 0xEFFFFFFB;
 constexpr size_t kLongestRecord = 8192;
 // More are not read: a second's work at most.
 constexpr int kMostRecords = 1 << 18;
+// A container that is killed from again and again is never at rest.
+constexpr size_t kMostKept = 256;
 // Severity and facility share a number; 0 is the kernel's facility, and a writer of /dev/kmsg
 // cannot have it.
 constexpr int kSeverities = 8;
@@ -77,8 +79,11 @@ KernelLog::KernelLog(const std::string& directory)
     cgroup_ = NameInHierarchy(directory);
 }
 
-void KernelLog::Know(std::vector<pid_t> processes) {
-  if (knows_pids_ && !processes.empty()) processes_ = std::move(processes);
+void KernelLog::Know(std::vector<pid_t> processes, bool keep) {
+  if (!knows_pids_ || processes.empty()) return;
+  if (!keep || before_.size() > kMostKept) before_.clear();
+  before_.insert(before_.end(), processes_.begin(), processes_.end());
+  processes_ = std::move(processes);
 }
 
 void KernelLog::Add(absl::string_view record) {
@@ -121,7 +126,7 @@ void KernelLog::AddKill(absl::string_view text, uint64_t at) {
   Victim victim;
   if (!absl::SimpleAtoi(CutAt(text, ' '), &victim.pid)) return;
   // Once each: a group's first victim is told twice, and pids are given anew.
-  victim.seen = std::erase(processes_, victim.pid) > 0;
+  victim.seen = std::erase(processes_, victim.pid) + std::erase(before_, victim.pid) > 0;
   const bool chosen = chosen_ && chosen_->pid == victim.pid;
   if (!chosen && !victim.seen) return;
   if (chosen) victim.limit_of = std::move(chosen_->limit_of);

@@ -21,7 +21,7 @@ namespace feather::oom {
 // only, and right after it (__oom_kill_process), of every victim,
 //   Memory cgroup out of memory: Killed process PID (NAME) total-vm:…
 // A victim is the container's if the first line names its cgroup or one below, or if its pid was
-// among those that Know was told last. Pids mean what they mean here only in the first pid
+// among those that Know was told. Pids mean what they mean here only in the first pid
 // namespace, cgroups' names only in the first cgroup namespace: elsewhere they are not used.
 //
 // What a container may choose itself, names of processes and of cgroups, cannot make a line
@@ -38,8 +38,10 @@ class KernelLog {
   // `directory`: the container's cgroup, which has just begun to be used.
   explicit KernelLog(const std::string& directory);
 
-  // The processes that are in the cgroup now; empty: as before.
-  void Know(std::vector<pid_t> processes);
+  // The processes that are in the cgroup now; empty: as before. A victim may be among them still, as
+  // a zombie, or only among those of the call before; with `keep`, of all calls since the last one
+  // without it.
+  void Know(std::vector<pid_t> processes, bool keep = false);
   // A record, as it is read from /dev/kmsg. One that was there already is passed over.
   void Add(absl::string_view record);
   // All records that there are: some milliseconds where the log is long. From then on the log is
@@ -58,6 +60,7 @@ class KernelLog {
   std::string cgroup_;
   bool knows_pids_;
   std::vector<pid_t> processes_;
+  std::vector<pid_t> before_;
   // Whom the last line of the first kind chose. The kernel kills one after another.
   std::optional<Victim> chosen_;
   struct Found {
