@@ -10,6 +10,7 @@
 #include "runtime/base/status.h"
 #include "runtime/io/stdio.h"
 #include "runtime/io/stdio_uri.h"
+#include "runtime/mount/child.h"
 #include "runtime/mount/mount.h"
 #include "runtime/mount/options.h"
 #include "runtime/oci_runtime.h"
@@ -123,6 +124,9 @@ Async<absl::Status> MountAll(Reaper&, std::vector<Mount> mounts, std::string) {
 }
 Async<absl::Status> UnmountAll(Reaper&, std::string) { co_return co_await RunCommand(); }
 
+Async<absl::Status> RunInChild(Reaper&, std::function<absl::Status()>, ChildOptions) {
+  co_return co_await RunCommand();
+}
 std::optional<ProcessStat> ReadProcessStat(pid_t) { return std::nullopt; }
 absl::StatusOr<int> SignalProcessTree(
     pid_t, int, const std::function<absl::StatusOr<std::vector<pid_t>>()>&) {
