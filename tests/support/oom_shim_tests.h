@@ -239,6 +239,7 @@ TEST_F(OomShim, TheKillOfAPausedContainerIsToldOnceAndBeforeItsExit) {
   ASSERT_TRUE(ctrd_->loop().RunUntil(
       [&] { return atoll(ReadFile(usage).value_or("").c_str()) > (30 << 20); }));
   ASSERT_TRUE(c.Pause().ok());
+  std::vector<std::string> expected = {"/tasks/oom a", "/tasks/exit a 137"};
   if (Unified()) {
     // What is above it has to go at once.
     EXPECT_TRUE(WriteFile(directory + "/memory.max", absl::StrCat(8 << 20), 0).ok());
@@ -247,11 +248,12 @@ TEST_F(OomShim, TheKillOfAPausedContainerIsToldOnceAndBeforeItsExit) {
     MemoryCgroup below(directory, "below");
     Member eater(below, [] { EatMemory(size_t{40} << 20); });
     eater.Go();
-    EXPECT_EQ(eater.Wait(), 0);
+    // At times the kernel takes that one too, which is a kill of its own.
+    if (eater.Wait() != 0) expected.insert(expected.begin(), "/tasks/oom a");
   }
   EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
   Remove(c);
-  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a 137"));
+  EXPECT_EQ(Ends("a"), expected);
 }
 
 TEST_F(OomShim, PageCacheThatIsReclaimedAtTheLimitIsNoKill) {
