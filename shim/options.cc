@@ -87,40 +87,40 @@ absl::StatusOr<RuntimeOptions> Checked(RuntimeOptions options) {
   return options;
 }
 
-absl::StatusOr<RuntimeOptions> FromRunc(absl::string_view bytes) {
-  containerd::runc::v1::Options message;
+// The fields that both kinds of options have, under different numbers.
+template <typename Message>
+absl::StatusOr<Message> ParseInto(absl::string_view bytes, absl::string_view type,
+                                  RuntimeOptions& options) {
+  Message message;
   if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    return absl::InvalidArgumentError(absl::StrCat("cannot parse options of type ", kRuncType));
-  RuntimeOptions options;
+    return absl::InvalidArgumentError(absl::StrCat("cannot parse options of type ", type));
   options.no_pivot_root = message.no_pivot_root();
   options.no_new_keyring = message.no_new_keyring();
   options.shim_cgroup = message.shim_cgroup();
   options.io_uid = message.io_uid();
   options.io_gid = message.io_gid();
+  options.criu_image_path = message.criu_image_path();
+  options.criu_work_path = message.criu_work_path();
+  return message;
+}
+
+absl::StatusOr<RuntimeOptions> FromRunc(absl::string_view bytes) {
+  RuntimeOptions options;
+  ASSIGN_OR_RETURN(auto message,
+                   ParseInto<containerd::runc::v1::Options>(bytes, kRuncType, options));
   options.binary_name = message.binary_name();
   options.root = message.root();
   options.criu_path = message.criu_path();
   options.systemd_cgroup = message.systemd_cgroup();
-  options.criu_image_path = message.criu_image_path();
-  options.criu_work_path = message.criu_work_path();
   options.task_api_address = message.task_api_address();
   options.task_api_version = message.task_api_version();
   return options;
 }
 
 absl::StatusOr<RuntimeOptions> FromOldCreate(const std::string& bytes) {
-  containerd::linux::runc::CreateOptions message;
-  if (!message.ParseFromString(bytes))
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot parse options of type ", kOldCreateType));
   RuntimeOptions options;
-  options.no_pivot_root = message.no_pivot_root();
-  options.no_new_keyring = message.no_new_keyring();
-  options.shim_cgroup = message.shim_cgroup();
-  options.io_uid = message.io_uid();
-  options.io_gid = message.io_gid();
-  options.criu_image_path = message.criu_image_path();
-  options.criu_work_path = message.criu_work_path();
+  RETURN_IF_ERROR(
+      ParseInto<containerd::linux::runc::CreateOptions>(bytes, kOldCreateType, options).status());
   return options;
 }
 
