@@ -33,6 +33,7 @@
 #include "shim/commands/listener.h"
 #include "shim/inspect/service.h"
 #include "shim/publisher.h"
+#include "shim/rpc/acceptor.h"
 #include "shim/rpc/method_table.h"
 #include "shim/rpc/server.h"
 #include "shim/sandbox_service.h"
@@ -184,6 +185,7 @@ class Shim {
     server_->OnIdle([this] { EndWhenIdle(); });
     EndWhenIdle();
     server_->Serve(socket_.Release());
+    if (UniqueFd debug = debug_socket_.Release()) debug_acceptor_.Serve(std::move(debug));
     LogInfo("shim started", {{"version", kVersion}, {"pid", absl::StrCat(getpid())}});
     while (true) {
       try {
@@ -232,6 +234,7 @@ class Shim {
   void BeginEnd(bool answer) {
     socket_.RemoveFile();
     debug_socket_.RemoveFile();
+    debug_acceptor_.Stop();
     server_->Stop();
     if (std::exchange(ending_, true)) return;
     idle_timer_.cancel();
@@ -263,6 +266,8 @@ class Shim {
   inspect::Service inspect_;
   ListeningSocket socket_;
   ListeningSocket debug_socket_;
+  // There is nothing to debug over it: whoever connects is told so by its end, and does not wait.
+  rpc::Acceptor debug_acceptor_{io_, [](UniqueFd /*socket*/) {}};
   bool ending_ = false;
 };
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -95,13 +96,7 @@ class Survey {
       return std::forward_as_tuple(a.report.namespace_(), a.report.id()) <
              std::forward_as_tuple(b.report.namespace_(), b.report.id());
     });
-    // At debug a shim has a second socket, at which it answers nothing.
-    std::erase_if(node_.silent, [this](const std::string& socket) {
-      const pid_t listener = ListenerPid(socket);
-      return std::any_of(node_.shims.begin(), node_.shims.end(), [&](const Node::Shim& shim) {
-        return shim.report.pid() == static_cast<uint32_t>(listener);
-      });
-    });
+    for (const std::string& socket : closed_) Judge(socket);
     std::sort(node_.silent.begin(), node_.silent.end());
     return std::move(node_);
   }
@@ -131,14 +126,31 @@ class Survey {
       node_.shims.push_back(std::move(shim));
     } else if (absl::IsUnimplemented(answer.status())) {
       ++node_.others;
+      others_.insert(ListenerPid(socket));
+    } else if (absl::IsUnavailable(answer.status())) {
+      closed_.push_back(socket);
     } else {
       node_.silent.push_back(socket);
     }
   }
 
+  // A socket whose listener has closed the connection: a shim that speaks gRPC or has just ended, or
+  // the second socket that a shim has at debug.
+  void Judge(const std::string& socket) {
+    const pid_t listener = ListenerPid(socket);
+    const bool known =
+        listener == 0 ||
+        std::any_of(node_.shims.begin(), node_.shims.end(), [&](const Node::Shim& shim) {
+          return shim.report.pid() == static_cast<uint32_t>(listener);
+        });
+    if (!known && others_.insert(listener).second) ++node_.others;
+  }
+
   asio::io_context& io_;
   const std::vector<std::string> sockets_;
   size_t next_ = 0;
+  std::set<pid_t> others_;  // their listeners
+  std::vector<std::string> closed_;
   Node node_;
 };
 

@@ -1,5 +1,6 @@
 // `inspect`, with real shims.
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -34,6 +35,26 @@ class Inspect : public ShimTest {
     ASSERT_EQ(
         symlink(address.c_str(), absl::StrCat(SocketDirectory(), "/", container.id()).c_str()), 0);
   }
+  // The shim's own, and the one for debuggers.
+  void LinkAllSocketsOf(pid_t shim) {
+    const std::string table = *ReadFile("/proc/net/unix");
+    for (absl::string_view line : absl::StrSplit(table, '\n')) {
+      std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
+      // Those that listen (__SO_ACCEPTCON).
+      if (fields.size() != 8 || fields[3] != "00010000") continue;
+      for (int fd = 0; fd < 20; ++fd) {
+        char inode[64] = {};
+        std::string link = absl::StrCat("/proc/", shim, "/fd/", fd);
+        if (readlink(link.c_str(), inode, sizeof inode - 1) < 0) continue;
+        if (inode != absl::StrCat("socket:[", fields[6], "]")) continue;
+        sockets_.push_back(fields[7]);
+        ASSERT_EQ(symlink(fields[7].c_str(),
+                          absl::StrCat(SocketDirectory(), "/", sockets_.size()).c_str()),
+                  0);
+      }
+    }
+    EXPECT_EQ(sockets_.size(), 2u);
+  }
   HelperResult Run(std::vector<std::string> words) {
     HelperCommand command;
     command.argv = {ShimUnderTest(), "inspect", "-socket-directory", SocketDirectory()};
@@ -48,6 +69,8 @@ class Inspect : public ShimTest {
     EXPECT_EQ(result.exit_code, 0) << result.err;
     return Json::parse(result.out, nullptr, false);
   }
+
+  std::vector<std::string> sockets_;
 };
 
 TEST_F(Inspect, TellsOfAContainersWholeLife) {
@@ -140,25 +163,33 @@ TEST_F(Inspect, TellsShimsThatHangAndThoseThatAreGone) {
 TEST_F(Inspect, DoesNotTakeADebugSocketForAShimThatHangs) {
   settings_.debug = true;
   Container& c = New("a");
-  int sockets = 0;
-  const std::string table = *ReadFile("/proc/net/unix");
-  for (absl::string_view line : absl::StrSplit(table, '\n')) {
-    std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
-    // Those that listen (__SO_ACCEPTCON).
-    if (fields.size() != 8 || fields[3] != "00010000") continue;
-    for (int fd = 0; fd < 20; ++fd) {
-      char inode[64] = {};
-      std::string link = absl::StrCat("/proc/", c.shim_pid(), "/fd/", fd);
-      if (readlink(link.c_str(), inode, sizeof inode - 1) < 0) continue;
-      if (inode != absl::StrCat("socket:[", fields[6], "]")) continue;
-      ASSERT_EQ(symlink(fields[7].c_str(), absl::StrCat(SocketDirectory(), "/", ++sockets).c_str()),
-                0);
-    }
-  }
-  EXPECT_EQ(sockets, 2);
+  LinkAllSocketsOf(c.shim_pid());
   Json node = RunJson();
   EXPECT_EQ(node["shims"].size(), 1u);
   EXPECT_EQ(node["silent"], Json::array());
+  EXPECT_EQ(node["other_shims"], 0);
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Inspect, ADebugSocketKeepsNobodyWaiting) {
+  settings_.debug = true;
+  Container& c = New("a");
+  LinkAllSocketsOf(c.shim_pid());
+  for (const std::string& path : sockets_) {
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    ASSERT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    pollfd end = {fd, POLLIN, 0};
+    // The end of file of the one; nothing of the other, at which nothing was asked.
+    if (absl::StrCat("unix://", path) != c.answer().address) {
+      EXPECT_EQ(poll(&end, 1, 30000), 1);
+      char byte;
+      EXPECT_EQ(read(fd, &byte, 1), 0);
+    }
+    close(fd);
+  }
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
