@@ -162,6 +162,12 @@ void Member::Kill(int signal) {
   if (pid_ > 0) kill(pid_, signal);
 }
 
+bool Member::Ended() const {
+  siginfo_t info{};
+  return waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+         info.si_pid == pid_;
+}
+
 int Member::Wait() {
   int status = -1;
   while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {

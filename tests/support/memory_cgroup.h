@@ -58,6 +58,8 @@ class Member {
   // Lets the body run.
   void Go();
   void Kill(int signal);
+  // Without reaping it: a test whose event loop has to go on meanwhile runs it until then.
+  bool Ended() const;
   // Reaps it: the status of waitpid(2).
   int Wait();
   // Go, Wait, and true if it died by SIGKILL.
