@@ -43,7 +43,9 @@ class OomKernel : public testing::Test {
   void SetUp() override {
     auto root = test::Cgroup2MemoryRoot();
     if (!root) GTEST_SKIP() << "no cgroup2 memory controller on this machine";
-    parent_.emplace(*root, absl::StrCat("feather-test-", getpid()));
+    // The kernel's log is to know it from that of the test before.
+    const char* name = testing::UnitTest::GetInstance()->current_test_info()->name();
+    parent_.emplace(*root, absl::StrCat("feather-test-", getpid(), "-", name));
     leaf_.emplace(parent_->path(), "leaf");
     leaf_->Limit(kLimit);
   }
