@@ -139,22 +139,13 @@ struct SandboxService::Sandbox {
     exited_at = at;
     stopped.Set();
   }
-  // What is known of the pod in the form of an OCI spec; containerd hands it to NRI plugins.
+  // What is known of the pod in the form of an OCI spec; containerd (2.3) hands it to NRI plugins, to
+  // the last of them when the sandbox has stopped: none of these paths is the host's namespace then.
   std::string Spec() const {
     nlohmann::json namespaces_json = nlohmann::json::array();
-    auto add = [&](const char* type, const char* file, bool own) {
-      if (own)
-        namespaces_json.push_back(
-            {{"type", type}, {"path", absl::StrCat("/proc/", pid(), "/ns/", file)}});
-    };
-    add("network", "net", config.own_net());
-    add("ipc", "ipc", config.own_ipc);
-    add("uts", "uts", config.own_uts());
-    add("pid", "pid", config.own_pid);
-    if (config.own_pid) add("user", "user", config.own_user);
-    // The shim itself is not in it.
     for (const auto& [type, path] : namespaces ? namespaces->Paths() : NamespacePaths())
-      if (type == "user") namespaces_json.push_back({{"type", type}, {"path", path}});
+      namespaces_json.push_back(
+          {{"type", type}, {"path", type == "network" ? config.netns_path : path}});
     nlohmann::json spec = {{"ociVersion", "1.0.2"},
                            {"hostname", config.hostname},
                            {"linux", {{"namespaces", std::move(namespaces_json)}}}};

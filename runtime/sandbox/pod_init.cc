@@ -154,14 +154,14 @@ int Reap() {
   close_range(PodInit::kLife + 1, ~0U, 0);
   absl::Status status = EmptyRoot();
   if (status.ok()) status = GiveUpCapabilities();
-  Report(status.ok() ? kReady : status.message());
-  if (!status.ok()) return 1;
   prctl(PR_SET_NAME, PodInit::kCommand, 0, 0, 0);
-
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   int children = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-  if (children < 0) return 1;
+  if (children < 0 && status.ok()) status = ErrnoError(errno, "signalfd");
+  // From here on it is as it stays.
+  Report(status.ok() ? kReady : status.message());
+  if (!status.ok()) return 1;
   while (true) {
     std::array<pollfd, 2> polled = {pollfd{children, POLLIN, 0}, pollfd{PodInit::kLife, 0, 0}};
     if (poll(polled.data(), polled.size(), -1) < 0 && errno != EINTR) return 1;

@@ -70,6 +70,8 @@ absl::StatusOr<pid_t> ParseReport(absl::string_view report) {
 
 }  // namespace
 
+std::string DescriptorPath(int fd) { return absl::StrCat("/proc/./", getpid(), "/fd/", fd); }
+
 // The child that makes the namespaces.
 struct PodNamespaces::Holder {
   pid_t pid = 0;
@@ -108,10 +110,7 @@ int PodNamespaces::Descriptor(absl::string_view type) const {
 
 NamespacePaths PodNamespaces::Paths() const {
   NamespacePaths paths;
-  for (const auto& [type, fd] : own_)
-    // /proc/<process 1>/ns/user is as good, and runc reads the mapping of nothing else.
-    if (type != "user" || !ended_)
-      paths.emplace_back(type, absl::StrCat("/proc/", getpid(), "/fd/", fd.get()));
+  for (const auto& [type, fd] : own_) paths.emplace_back(type, DescriptorPath(fd.get()));
   return paths;
 }
 

@@ -77,8 +77,6 @@ TEST_P(CriNamespaces, APodMayHaveAUserNamespace) {
   if (!absl::StartsWith(GetParam(), "sid") || !absl::StrContains(features, "\"idmap\""))
     GTEST_SKIP() << "containerd before 2, or runc before 1.2 (the test packages.pods_sid has both)";
   for (cri::NamespaceMode mode : {cri::CONTAINER, cri::POD}) {
-    // runc 1.3 takes the mapping of /proc/<shim>/fd/N for another than the one in config.json.
-    if (shim_mode() && mode == cri::CONTAINER) continue;
     cri::PodSandboxConfig config = PodConfig("pod");
     Options(config).set_pid(mode);
     cri::UserNamespace& user = *Options(config).mutable_userns_options();

@@ -45,7 +45,7 @@ TEST_F(SandboxPodTest, NoContainerIsCreatedOnceItHasStopped) {
   verbose.set_verbose(true);
   auto status = Call<api::SandboxStatusResponse>("SandboxStatus", verbose);
   ASSERT_THAT(status, IsOk());
-  EXPECT_THAT(status->info().at("runtimeSpec"), HasSubstr(absl::StrCat("/proc/", pid, "/ns/net")));
+  EXPECT_THAT(status->info().at("runtimeSpec"), HasSubstr(Network().path()));
   Container& late = New("late", InPod(pid, "true"));
   EXPECT_THAT(Stop(), IsOk());
   status = Call<api::SandboxStatusResponse>("SandboxStatus", verbose);

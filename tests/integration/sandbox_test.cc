@@ -1,6 +1,7 @@
 // The sandbox API: its states, repeated calls and failures.
 
 #include <filesystem>
+#include <map>
 
 #include "proto/inspect.pb.h"
 #include "tests/support/sandbox_fixture.h"
@@ -21,8 +22,13 @@ TEST_F(SandboxTest, GoesThroughItsStatesInOneProcess) {
   EXPECT_EQ(started->pid(), static_cast<uint32_t>(Shim().shim_pid()));
   EXPECT_NE(started->created_at().seconds(), 0);
   EXPECT_EQ(started->spec().type_url(), "types.containerd.io/opencontainers/runtime-spec/1/Spec");
-  EXPECT_THAT(started->spec().value(),
-              HasSubstr(absl::StrCat("/proc/", started->pid(), "/ns/ipc")));
+  std::map<std::string, std::string> named;
+  const auto spec = nlohmann::json::parse(started->spec().value());
+  for (const auto& entry : spec["linux"]["namespaces"])
+    named[entry["type"]] = entry["path"];
+  EXPECT_EQ(named["network"], Network().path());
+  EXPECT_EQ(Link(named["ipc"]), NamespaceOf(Shim().shim_pid(), "ipc"));
+  EXPECT_EQ(Link(named["uts"]), NamespaceOf(Shim().shim_pid(), "uts"));
   EXPECT_EQ(NamespaceOf(Shim().shim_pid(), "net"), Network().name());
   for (const char* type : {"ipc", "uts"})
     EXPECT_NE(NamespaceOf(Shim().shim_pid(), type), NamespaceOf(getpid(), type));
@@ -48,6 +54,8 @@ TEST_F(SandboxTest, GoesThroughItsStatesInOneProcess) {
   EXPECT_EQ(Status()->pid(), 0u);
   for (const char* type : {"net", "ipc", "uts"})
     EXPECT_EQ(NamespaceOf(Shim().shim_pid(), type), NamespaceOf(getpid(), type));
+  // containerd keeps the spec: it must not name the host's namespaces now.
+  for (const char* type : {"ipc", "uts"}) EXPECT_EQ(Link(named[type]), "") << named[type];
   EXPECT_THAT(Shutdown(), IsOk());
 }
 

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -16,6 +17,7 @@
 #include "runtime/base/home_namespaces.h"
 #include "runtime/sandbox/pod_cgroup.h"
 #include "runtime/sandbox/pod_files.h"
+#include "runtime/sandbox/pod_namespaces.h"
 #include "runtime/sandbox/sysctl.h"
 #include "tests/support/shim_bundle.h"
 
@@ -147,6 +149,18 @@ TEST_F(JoinPodTest, NamesTheNamespacesWhereTheyAre) {
                   at("uts", "/proc/6/fd/6"), at("pid", "/proc/7/ns/pid"), {{"type", "mount"}}}));
   EXPECT_EQ(Join({{{"type", "user"}}, at("network", "/proc/77/ns/net"), {{"type", "ipc"}}}, {}, paths),
             before_);
+}
+
+// As runc looks for the mapping of a user namespace that a path names.
+TEST(DescriptorPath, IsNotTakenForThatOfAProcesssOwnNamespace) {
+  UniqueFd own = *OpenFile("/proc/self/ns/user", O_RDONLY);
+  const std::string path = DescriptorPath(own.get());
+  int pid = 0;
+  EXPECT_EQ(sscanf("/proc/7/fd/3", "/proc/%d/ns/user", &pid), 1);
+  EXPECT_EQ(sscanf(path.c_str(), "/proc/%d/ns/user", &pid), 0) << path;
+  std::error_code ignored;
+  EXPECT_EQ(std::filesystem::read_symlink(path, ignored),
+            std::filesystem::read_symlink("/proc/self/ns/user"));
 }
 
 TEST_F(JoinPodTest, LeavesWhatItDoesNotUnderstandToTheOciRuntime) {
