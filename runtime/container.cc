@@ -15,7 +15,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
-#include "runtime/mount/child.h"
+#include "runtime/child.h"
 
 namespace feather {
 namespace {

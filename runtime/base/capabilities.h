@@ -19,7 +19,7 @@ namespace feather {
 // outlive a killed shim. The bounding, inheritable and ambient sets, securebits, no_new_privs and
 // seccomp filters reach every container and stay as they are.
 //
-// Children (runtime/spawn.h, runtime/mount/child.h) begin with everything that is permitted.
+// Children (runtime/spawn.h, runtime/child.h) begin with everything that is permitted.
 
 // Once, in the thread that will raise them. A process that has not called this keeps what it has,
 // and raising does nothing.

@@ -9,7 +9,7 @@ namespace feather {
 // The network, IPC and UTS namespaces in which this process began, while it is in others: a shim
 // that holds a pod's (runtime/sandbox/pod_namespaces.h). What it does for the host meanwhile
 // happens at home: its children go back before they execute anything (runtime/spawn.h,
-// runtime/mount/child.h), and its sockets are made there (AtHome). A process that has never left
+// runtime/child.h), and its sockets are made there (AtHome). A process that has never left
 // pays nothing.
 //
 // A matter of the process, not of an object. setns(2) moves the calling thread: the process' first,

@@ -12,8 +12,8 @@
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
+#include "runtime/child.h"
 #include "runtime/io/fifo.h"
-#include "runtime/mount/child.h"
 
 namespace feather {
 namespace {

@@ -10,10 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/child.h"
 #include "runtime/io/logger.h"
 #include "runtime/io/pipe_stdio.h"
 #include "runtime/io/terminal_stdio.h"
-#include "runtime/mount/child.h"
 
 namespace feather {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "runtime/mount/child.h"
+#include "runtime/child.h"
 #include "runtime/mount/mounter.h"
 
 namespace feather {

@@ -20,7 +20,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "runtime/base/user_namespace.h"
-#include "runtime/mount/child.h"
+#include "runtime/child.h"
 #include "runtime/mount/idmap.h"
 #include "runtime/mount/loop.h"
 #include "runtime/mount/options.h"

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status.h"
 #include "runtime/base/unique_fd.h"
-#include "runtime/mount/child.h"
+#include "runtime/child.h"
 #include "runtime/mount/mounter.h"
 #include "runtime/mount/mountinfo.h"
 

@@ -16,7 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
-#include "runtime/mount/child.h"
+#include "runtime/child.h"
 #include "runtime/reaper.h"
 #include "runtime/spawn.h"
 

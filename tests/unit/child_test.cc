@@ -1,4 +1,4 @@
-#include "runtime/mount/child.h"
+#include "runtime/child.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
