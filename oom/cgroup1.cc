@@ -78,6 +78,9 @@ class State : public std::enable_shared_from_this<State> {
   absl::Status Begin(UniqueFd control, UniqueFd signal) {
     RETURN_IF_ERROR(Assign(signal_, std::move(signal)));
     control_ = std::move(control);
+    explainer_->Ask([weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->Read();
+    });
     Spawn(io_, Follow(shared_from_this()));
     return absl::OkStatus();
   }

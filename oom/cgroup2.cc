@@ -62,6 +62,9 @@ class State : public std::enable_shared_from_this<State> {
     if (parent) RETURN_IF_ERROR(Assign(parent_, std::move(parent)));
     if (parent_.is_open()) siblings_.Remember();
     Populated();
+    explainer_->Ask([weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->Read();
+    });
     for (asio::posix::stream_descriptor* file : {&memory_, &cgroup_, &parent_})
       if (file->is_open()) Spawn(io_, Follow(shared_from_this(), file));
     return absl::OkStatus();

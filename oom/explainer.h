@@ -1,9 +1,11 @@
 #pragma once
 
 #include <asio/io_context.hpp>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "oom/kernel_log.h"
@@ -16,7 +18,9 @@ namespace feather::oom {
 // no counter tells any more. Used by both back ends.
 //
 // The line of a kill is written some microseconds after the counter was raised, and the log is read
-// for kPatience after each increase: from then on, whatever is found belongs to a later one.
+// for kPatience after each increase: from then on, whatever is found belongs to a later one. The
+// log may be ahead of the counters as they were last read: before a line is thrown away, the watch
+// is asked to read them again.
 class Explainer : public std::enable_shared_from_this<Explainer> {
  public:
   static constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
@@ -27,6 +31,10 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   // `limit_file`: the name of the file in `directory` that has the limit.
   Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
             Watch::OnExplained on_explained);
+
+  // `read_counters` makes the watch read its counters, and call Counted if one has risen; called by
+  // the loop until End or Drop. Without it, the victim of a kill just now may remain unknown.
+  void Ask(std::function<void()> read_counters) { read_counters_ = std::move(read_counters); }
 
   // The processes that are in the cgroup now, at each reading.
   void Know(std::vector<pid_t> processes) { log_.Know(std::move(processes), following_); }
@@ -52,6 +60,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   const std::string limit_file_;
   std::string limit_;  // as last read
   Watch::OnExplained on_explained_;
+  std::function<void()> read_counters_;
   KernelLog log_;
   std::optional<Explanation> pending_;
   std::vector<Victim> found_;
