@@ -11,9 +11,11 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "oom/explainer.h"
 #include "oom/watch.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
@@ -36,7 +38,9 @@ class OomCgroup1 : public testing::Test {
   void SetUp() override {
     auto root = test::Cgroup1MemoryRoot();
     if (!root) GTEST_SKIP() << "no cgroup1 memory controller on this machine";
-    cgroup_.emplace(*root, absl::StrCat("feather-test-", getpid()));
+    // Under a name of its own: the kernel's log still has the kills of earlier tests.
+    static int serial = 0;
+    cgroup_.emplace(*root, absl::StrCat("feather-test-", getpid(), "-", ++serial));
     cgroup_->Limit(kLimit);
     // The loop's own descriptors, so that they are not taken for a watch's.
     asio::steady_timer timer(io_, std::chrono::seconds(0));
@@ -48,7 +52,7 @@ class OomCgroup1 : public testing::Test {
   std::unique_ptr<Watch> StartWatch(std::optional<uint64_t> told = std::nullopt) {
     auto watch = Watch::Start(
         io_, false, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
-        told);
+        told, [this](const Explanation& kill) { explanations_.push_back(kill); });
     EXPECT_TRUE(watch.ok()) << watch.status();
     return watch.ok() ? *std::move(watch) : nullptr;
   }
@@ -67,6 +71,7 @@ class OomCgroup1 : public testing::Test {
   asio::io_context io_{1};
   std::optional<MemoryCgroup> cgroup_;
   std::vector<uint64_t> kills_;
+  std::vector<Explanation> explanations_;
 };
 
 // Checklist: O8.
@@ -162,6 +167,33 @@ TEST_F(OomCgroup1, TellsNothingWhenPageCacheIsReclaimedAtTheLimit) {
   Settle();
   watch->Finish();
   EXPECT_TRUE(kills_.empty());
+}
+
+// The log is read for the last time for the first kill when the second has happened, but has not
+// been counted yet.
+TEST_F(OomCgroup1, ExplainsAKillWhoseLineWasReadBeforeItsCount) {
+  Member init(*cgroup_, [] { pause(); });
+  auto watch = StartWatch();
+  Member first(*cgroup_, [] { EatMemory(kTooMuch); });
+  Member second(*cgroup_, [] { EatMemory(kTooMuch); });
+  watch->Read();
+  std::vector<pid_t> pids;
+  for (Member* victim : {&first, &second}) pids.push_back(victim->pid());
+  EXPECT_TRUE(first.RunToItsKill());
+  ASSERT_TRUE(RunUntil(io_, [&] { return explanations_.size() == 1; }));
+  std::this_thread::sleep_for(Explainer::kPatience);
+  // Of the timers that are due the earliest is first.
+  asio::steady_timer timer(io_, asio::steady_timer::time_point::min());
+  timer.async_wait([&](asio::error_code) { EXPECT_TRUE(second.RunToItsKill()); });
+  ASSERT_TRUE(RunUntil(io_, [&] { return explanations_.size() == 2; }));
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(explanations_[i].cgroup, cgroup_->path());
+    EXPECT_EQ(explanations_[i].limit, absl::StrCat(kLimit));
+    EXPECT_EQ(explanations_[i].counters.oom_kill, i + 1);
+    ASSERT_EQ(explanations_[i].victims.size(), 1u);
+    EXPECT_EQ(explanations_[i].victims[0].pid, pids[i]);
+    EXPECT_EQ(explanations_[i].victims[0].name, "oom_cgroup1_tes");
+  }
 }
 
 TEST_F(OomCgroup1, KillsBetweenTwoReadingsShareOneReport) {
