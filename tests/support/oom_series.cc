@@ -1,6 +1,7 @@
 #include "tests/support/oom_series.h"
 
 #include <fcntl.h>
+#include <sys/inotify.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -56,6 +57,7 @@ void OomSeries::SetUp() {
   // The guest is the test's own: nothing of feather may need what others can use up.
   if (feather() && !Getenv("FEATHER_GUEST").empty()) {
     EXPECT_TRUE(WriteFile("/proc/sys/fs/inotify/max_user_instances", "0", 0).ok());
+    EXPECT_EQ(inotify_init1(IN_CLOEXEC), -1);
   }
   NewContainerd();
 }
