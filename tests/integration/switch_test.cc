@@ -101,6 +101,13 @@ TEST_P(Switch, FeatherJoinsAPodOfTheStockShimAfterAnUpgradeToContainerd2_3) {
   JoinAPod(stock_, ShimUnderTest(), Daemon::k2_3);
 }
 
+// The pod was begun under an older containerd, and then feather was taken away.
+TEST_P(Switch, TheStockShimJoinsAPodOfFeatherAfterAnUpgradeToContainerd2_1) {
+  const std::string newer = DebianBinary("sid", "containerd-shim-runc-v2");
+  if (newer.empty()) GTEST_SKIP() << "no containerd of sid: run tests/containerd/fetch";
+  JoinAPod(ShimUnderTest(), newer, Daemon::k2_1);
+}
+
 TEST_P(Switch, FeatherCleansUpAfterTheStockShim) { CleanUpAfterDeath(stock_, ShimUnderTest()); }
 
 TEST_P(Switch, TheStockShimCleansUpAfterFeather) { CleanUpAfterDeath(ShimUnderTest(), stock_); }

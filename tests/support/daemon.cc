@@ -97,13 +97,13 @@ void Daemon::Upgrade(const std::string& suite) {
   binaries_ = BinaryDirectory(suite);
 }
 
-void Daemon::ServeAs(const std::string& runtime) const {
+void Daemon::ServeAs(const std::string& runtime, std::string shim) const {
   const std::vector<std::string> name = absl::StrSplit(runtime, '.');
   const std::string binary =
       absl::StrCat("containerd-shim-", name[name.size() - 2], "-", name.back());
   const std::string path = absl::StrCat(directory_, "/bin/", binary);
-  const std::string shim =
-      Getenv("FEATHER_SHIM", TestsFeather() ? FEATHER_SHIM_DEFAULT : binaries_ + "/" + binary);
+  if (shim.empty())
+    shim = Getenv("FEATHER_SHIM", TestsFeather() ? FEATHER_SHIM_DEFAULT : binaries_ + "/" + binary);
   unlink(path.c_str());
   if (symlink(shim.c_str(), path.c_str()) != 0)
     ADD_FAILURE() << "symlink to " << shim << ": errno " << errno;

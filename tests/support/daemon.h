@@ -56,8 +56,10 @@ class Daemon {
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
 
-  // Has the shim under test serve another runtime name too.
-  void ServeAs(const std::string& runtime) const;
+  // Has the shim under test, or another, serve another runtime name too.
+  void ServeAs(const std::string& runtime, std::string shim = "") const;
+  // The shim of the same package.
+  std::string StockShim() const { return binaries_ + "/containerd-shim-runc-v2"; }
 
   // Start returns when the daemon answers, its first start also when the image is imported. False:
   // it does not; Log() says why.
