@@ -18,6 +18,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 #include "shim/commands/commands.h"
+#include "shim/commands/grpc_call.h"
 #include "shim/commands/listener.h"
 #include "shim/commands/socket_name.h"
 #include "shim/inspect/report.h"
@@ -128,14 +129,26 @@ class Survey {
       ++node_.others;
       others_.insert(ListenerPid(socket));
     } else if (absl::IsUnavailable(answer.status())) {
-      closed_.push_back(socket);
+      co_await AskOverGrpc(std::move(shim));
     } else {
       node_.silent.push_back(socket);
     }
   }
 
-  // A socket whose listener has closed the connection: a shim that speaks gRPC or has just ended, or
-  // the second socket that a shim has at debug.
+  Async<> AskOverGrpc(Node::Shim shim) {
+    absl::StatusOr<std::string> answer = co_await GrpcCall(
+        io_, shim.socket, "/feather.inspect.v1.Inspect/Shim", std::string(), kAnswerLimit);
+    if (answer.ok() && shim.report.ParseFromString(*answer)) {
+      node_.shims.push_back(std::move(shim));
+    } else if (absl::IsDeadlineExceeded(answer.status())) {
+      node_.silent.push_back(shim.socket);
+    } else {
+      closed_.push_back(shim.socket);
+    }
+  }
+
+  // A socket whose listener has closed the connection: a shim that speaks something else or has
+  // just ended, or the second socket that a shim has at debug.
   void Judge(const std::string& socket) {
     const pid_t listener = ListenerPid(socket);
     const bool known =
