@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
+#include "shim/commands/grpc_call.h"
 #include "shim/grpc/call.h"
 #include "shim/grpc/server.h"
 #include "tests/support/grpc_client.h"
@@ -83,6 +84,14 @@ class GrpcServer : public ::testing::Test {
     answer = std::move(received);
   }
 
+  static Async<> CallBare(asio::io_context& io, std::string socket, std::string path,
+                          std::string request, Clock::duration limit,
+                          absl::StatusOr<std::string>& answer) {
+    absl::StatusOr<std::string> received =
+        co_await GrpcCall(io, std::move(socket), std::move(path), std::move(request), limit);
+    answer = std::move(received);
+  }
+
   asio::io_context io_{1};
   TempSocket socket_;
   rpc::MethodTable methods_;
@@ -101,6 +110,32 @@ TEST_F(GrpcServer, AnswersAnEmptyMessage) {
   absl::StatusOr<std::string> answer = Call(Connect(), "test.Echo", "Say", "");
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(*answer, "");
+}
+
+// The client that `inspect` has, which knows just enough of HTTP/2.
+TEST_F(GrpcServer, AnswersAClientWithoutItsLibraries) {
+  methods_.Add("test.Echo", "Long",
+               [](rpc::CallContext, std::string) -> Async<absl::StatusOr<std::string>> {
+                 co_return std::string(size_t{1} << 20, 'x');
+               });
+  methods_.Add("test.Echo", "Hang",
+               [](rpc::CallContext, std::string request) -> Async<absl::StatusOr<std::string>> {
+                 co_await SleepFor(std::chrono::hours(1));
+                 co_return request;
+               });
+  Serve();
+  auto call = [&](const char* path, const char* request, Clock::duration limit) {
+    absl::StatusOr<std::string> answer;
+    RunUntilDone(io_, CallBare(io_, socket_.path(), path, request, limit, answer));
+    return answer;
+  };
+  const auto limit = std::chrono::seconds(60);
+  EXPECT_EQ(call("/test.Echo/Say", "hello", limit).value_or("none"), "hello");
+  EXPECT_EQ(call("/test.Echo/Say", "", limit).value_or("none"), "");
+  EXPECT_EQ(call("/test.Echo/Long", "", limit).value_or("none").size(), size_t{1} << 20);
+  EXPECT_TRUE(absl::IsUnavailable(call("/test.Echo/Shout", "", limit).status()));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      call("/test.Echo/Hang", "", std::chrono::milliseconds(50)).status()));
 }
 
 TEST_F(GrpcServer, TellsWhetherTheServiceOrTheMethodIsUnknown) {
