@@ -1,10 +1,7 @@
 #include "shim/options.h"
 
-#define TOML_EXCEPTIONS 0
-#define TOML_ENABLE_FORMATTERS 0
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <toml++/toml.h>
 
 #include <algorithm>
 #include <array>
@@ -12,13 +9,11 @@
 #include <cstdint>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <string_view>
 #include <type_traits>
+#include <utility>
 #include <variant>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -27,7 +22,7 @@
 #include "proto/runtimeoptions.pb.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
-#include "shim/ttrpc/utf8.h"
+#include "shim/flat_toml.h"
 
 namespace feather {
 namespace {
@@ -143,88 +138,40 @@ absl::StatusOr<OciRuntime::CheckpointArgs> FromCheckpoint(const google::protobuf
   return args;
 }
 
-// What Debian's toml++ (3.3) does with some texts that are no TOML is undefined: with bytes above
-// ASCII outside of strings, with control characters, and with a table's header that begins with
-// anything but a name. So it gets no table, which no option is, and ASCII only: other bytes, and %,
-// as %XX.
-absl::StatusOr<std::string> ToPlainToml(absl::string_view text) {
-  if (ttrpc::ValidUtf8(text) != text) return absl::InvalidArgumentError("not UTF-8");
-  for (absl::string_view escape : {"\\u0025", "\\U00000025"})
-    if (absl::StrContains(text, escape))
-      return absl::InvalidArgumentError(absl::StrCat(escape, " is to be written as %"));
-  absl::ConsumePrefix(&text, "\xef\xbb\xbf");  // the byte order mark of some editors
-  std::string plain;
-  int line = 1;
-  bool line_begins = true;
-  for (char c : text) {
-    if (c == '[' && line_begins)
-      return absl::InvalidArgumentError(absl::StrCat("line ", line, ": a table is no option"));
-    if (absl::ascii_iscntrl(static_cast<unsigned char>(c)) && c != '\t' && c != '\r' && c != '\n')
-      return absl::InvalidArgumentError(absl::StrCat("line ", line, ": control character"));
-    if (c == '%' || !absl::ascii_isascii(static_cast<unsigned char>(c))) {
-      absl::StrAppend(&plain, "%", absl::BytesToHexString(absl::string_view(&c, 1)));
-    } else {
-      plain += c;
-    }
-    if (c != ' ' && c != '\t' && c != '\r') line_begins = c == '\n';
-    if (c == '\n') ++line;
-  }
-  return plain;
-}
-
-std::string FromPlainToml(absl::string_view plain) {
-  std::string text;
-  for (size_t i = 0; i < plain.size(); ++i) {
-    if (plain[i] == '%' && i + 2 < plain.size()) {
-      text += absl::HexStringToBytes(plain.substr(i + 1, 2));
-      i += 2;
-    } else {
-      text += plain[i];
-    }
-  }
-  return text;
-}
-
-// Exact types only: toml++ would turn 2e100 into some integer.
-bool Assign(const toml::node& value, const Member& member, RuntimeOptions& options) {
+bool Assign(TomlEntry& entry, const Member& member, RuntimeOptions& options) {
   if (auto flag = std::get_if<bool RuntimeOptions::*>(&member)) {
-    if (!value.is_boolean()) return false;
-    options.** flag = value.as_boolean()->get();
+    if (!std::holds_alternative<bool>(entry.value)) return false;
+    options.** flag = std::get<bool>(entry.value);
   } else if (auto number = std::get_if<uint32_t RuntimeOptions::*>(&member)) {
-    if (!value.is_integer()) return false;
-    int64_t n = value.as_integer()->get();
-    if (n < 0 || n > std::numeric_limits<uint32_t>::max()) return false;
-    options.** number = static_cast<uint32_t>(n);
+    const int64_t* n = std::get_if<int64_t>(&entry.value);
+    if (n == nullptr || *n < 0 || *n > std::numeric_limits<uint32_t>::max()) return false;
+    options.** number = static_cast<uint32_t>(*n);
   } else if (auto text = std::get_if<std::string RuntimeOptions::*>(&member)) {
-    if (!value.is_string()) return false;
-    options.** text = FromPlainToml(value.as_string()->get());
+    if (!std::holds_alternative<std::string>(entry.value)) return false;
+    options.** text = std::get<std::string>(std::move(entry.value));
   }
   return true;
 }
 
 absl::StatusOr<RuntimeOptions> FromToml(absl::string_view text) {
-  absl::StatusOr<std::string> plain = ToPlainToml(text);
-  if (!plain.ok()) return Annotate(plain.status(), "runtime options");
-  toml::parse_result parsed = toml::parse(std::string_view(*plain));
-  if (!parsed) {
-    auto why = parsed.error().description();
-    return absl::InvalidArgumentError(absl::StrCat("runtime options, line ",
-                                                   parsed.error().source().begin.line, ": ",
-                                                   absl::string_view(why.data(), why.size())));
-  }
+  auto entries = ParseFlatToml(text);
+  if (!entries.ok()) return Annotate(entries.status(), "runtime options");
   RuntimeOptions options;
-  for (const auto& [toml_key, value] : parsed.table()) {
-    std::string key = FromPlainToml({toml_key.str().data(), toml_key.str().size()});
-    std::string wanted = Normalized(key);
+  std::array<bool, kFields.size()> seen = {};
+  for (TomlEntry& entry : *entries) {
+    std::string wanted = Normalized(entry.key);
     // CRI copies its whole table into the message, these two of the message itself included.
     if (wanted == "typeurl" || wanted == "configpath") continue;
     auto field = std::find_if(kFields.begin(), kFields.end(),
                               [&](const Field& f) { return Normalized(f.name) == wanted; });
     if (field == kFields.end())
-      return absl::InvalidArgumentError(absl::StrCat("unknown runtime option \"", key, "\""));
-    if (!Assign(value, field->member, options))
+      return absl::InvalidArgumentError(absl::StrCat("unknown runtime option \"", entry.key, "\""));
+    if (std::exchange(seen[field - kFields.begin()], true))
       return absl::InvalidArgumentError(
-          absl::StrCat("runtime option \"", key, "\" has the wrong type or is out of range"));
+          absl::StrCat("runtime option \"", entry.key, "\" is there in two spellings"));
+    if (!Assign(entry, field->member, options))
+      return absl::InvalidArgumentError(
+          absl::StrCat("runtime option \"", entry.key, "\" has the wrong type or is out of range"));
   }
   return options;
 }

@@ -66,6 +66,10 @@ std::vector<std::pair<std::string, std::string>> fuzz::Seeds() {
           {"others",
            "tIoUid = 2e100\nIoGid = [1, {a = 1979-05-27T07:32:00Z}]\n[Root]\nx.y = nan\n"
            "[[a]]\nb = 0b101\nc = 07:32:00.5\n"},
+          {"date", "tx = [0, {a = 1979-05-27T:3207:00Z}t"},
+          {"lines",
+           "tio_gid=0b1_0\nroot=\"\"\"\n\"\"\\U0001f600\\\r\n \\u0041\"\"\"\"\"\r\n"
+           "'binary_name' = '''r'''\n"},
           {"foreign", "t\xc3\xa4 = 1\n\"\xc3\xa4\" = 2\n[\x01"},
           {"runc", "r" + runc.SerializeAsString()},
           {"json", "j{\"io_uid\":7,\"root\":\"/r\\u00e4\",\"systemd_cgroup\":true,\"x\":[{}]}"}};

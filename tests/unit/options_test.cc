@@ -141,30 +141,23 @@ TEST(Options, RefusesAnUnknownKeyAndNamesIt) {
 
 TEST(Options, RefusesValuesOfTheWrongTypeOrRange) {
   for (const char* text :
-       {"IoUid = 2e100", "IoUid = 1.0", "IoUid = -1", "IoUid = 4294967296", "IoUid = \"1\"",
-        "IoUid = nan", "IoUid = inf", "IoUid = true", "IoUid = 1979-05-27", "IoUid = [1]"})
+       {"IoUid = -1", "IoUid = 4294967296", "IoUid = \"1\"", "IoUid = true", "IoUid = 0x100000000"})
     ExpectRefused(Toml(text), "\"IoUid\" has the wrong type or is out of range");
+  for (const char* text : {"IoUid = 2e100", "IoUid = 1.0", "IoUid = nan", "IoUid = -inf",
+                           "IoUid = 1979-05-27", "IoUid = [1]", "IoUid = {a = 1}"})
+    ExpectRefused(Toml(text), "line 1: \"IoUid\" is neither a string nor an integer nor a boolean");
   ExpectRefused(Toml("SystemdCgroup = 1"), "SystemdCgroup");
   ExpectRefused(Toml("Root = 1"), "Root");
-  ExpectRefused(Toml("Root = {a = 1}"), "Root");
 }
 
 TEST(Options, RefusesWhatIsNotToml) {
-  ExpectRefused(Toml("Root = \"/r\"\nRoot"), "line 2");
-  ExpectRefused(Toml("Root = \"a\"\nRoot = \"b\""), "runtime options");
-  ExpectRefused(Toml(std::string("\xff\xfe\x00", 3)), "runtime options");
-  ExpectRefused(Toml("x = " + std::string(100000, '[')), "runtime options");
-}
-
-// With which Debian's parser would do anything.
-TEST(Options, RefusesWhatTheParserDoesNotRefuseInOrder) {
-  for (const char* text : {"Root = \"/r\"\n\xc3\xa4 = 1", "Root = \xc3\xa4",
-                           "Root = 0b1x\"\xc3\xa4\"", "\xff = 1", "Root = \"\"\"\\\xc3\xa4\"\"\"",
-                           "Root = '''\n\n", "Root = '\xc3'", "Root = '\\u0025'\xe2\x82\xac"})
-    ExpectRefused(Toml(text), "runtime options");
-  ExpectRefused(Toml("# x\n \t[\x01"), "line 2: a table is no option");
-  ExpectRefused(Toml("\n[&a]"), "line 2: a table is no option");
-  ExpectRefused(Toml("Root = \"\x01\""), "line 1: control character");
+  ExpectRefused(Toml("Root = \"/r\"\nRoot"), "runtime options: line 2");
+  ExpectRefused(Toml("Root = \"a\"\nRoot = \"b\""), "line 2: \"Root\" is there twice");
+  ExpectRefused(Toml("Root = \"a\"\nroot = \"a\""), "\"root\" is there in two spellings");
+  ExpectRefused(Toml(std::string("\xff\xfe\x00", 3)), "runtime options: line 1: not UTF-8");
+  ExpectRefused(Toml("x = " + std::string(100000, '[')), "\"x\" is neither");
+  ExpectRefused(Toml("# x\n \t[Root]"), "line 2: a table is no option");
+  ExpectRefused(Toml("Root = \"\x01\""), "line 1: a control character");
 }
 
 TEST(Options, TakesEveryCharacterInStringsAndComments) {
