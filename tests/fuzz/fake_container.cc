@@ -31,8 +31,9 @@ FakeContainers& Fake() { return *FakeContainers::current; }
 
 void Deliver(pid_t pid) {
   auto exit = Fake().exits.find(pid);
+  if (exit == Fake().exits.end()) return;  // its watchers wait
   auto watched = Fake().watched.extract(pid);
-  if (exit == Fake().exits.end() || watched.empty()) return;
+  if (watched.empty()) return;
   asio::post(Fake().io, [exit = exit->second, callbacks = std::move(watched.mapped())] {
     for (const Reaper::Callback& callback : callbacks) callback(exit);
   });
