@@ -9,7 +9,9 @@
 #include <filesystem>
 #include <iterator>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
 #include "tests/support/shim_test.h"
 
@@ -22,8 +24,8 @@ class Delete : public ShimTest {
   void HangIn(const std::string& command) {
     MakeFifo(gate());
     settings_.runtime = WriteRuntime(
-        "runc-hangs", absl::StrCat("for a in \"$@\"; do [ \"$a\" = ", command, " ] && cat ", gate(),
-                                   "; done\nexec runc \"$@\"\n"));
+        "runc-hangs", absl::StrCat("for a in \"$@\"; do [ \"$a\" = ", command, " ] && : >", gate(),
+                                   ".reached && cat ", gate(), "; done\nexec runc \"$@\"\n"));
   }
   void Open() { FifoOpener(); }
   std::string gate() const { return gate_.path() + "/gate"; }
@@ -32,6 +34,21 @@ class Delete : public ShimTest {
     request.set_id(c.id());
     request.set_exec_id(exec);
     return c.Send<task::DeleteResponse>("Delete", request);
+  }
+  // While the runtime waits at the gate.
+  void CreateAndLeave(Container& c) {
+    auto create = c.Send<task::CreateTaskResponse>("Create", c.CreateRequest());
+    ASSERT_TRUE(RunUntil([&] { return access((gate() + ".reached").c_str(), F_OK) == 0; }));
+    c.Disconnect();
+  }
+  void ShutDownOnceItsContainerIsGone(Container& c) {
+    auto begin = Clock::now();
+    do {
+      c.Shutdown().IgnoreError();  // does nothing while there is a container
+      ctrd().loop().RunFor(std::chrono::milliseconds(20));
+      ctrd().Reap();
+    } while (!ctrd().ExitOf(c.shim_pid()) && Clock::now() - begin < kLimit);
+    EXPECT_EQ(ctrd().ExitOf(c.shim_pid()), 0);
   }
 
  private:
@@ -262,18 +279,34 @@ TEST_F(Delete, ClosesTheStreamsOfAnExecWhoseClientIsGone) {
 TEST_F(Delete, OfAContainerWhoseCreatorIsGoneNeedsNobody) {
   HangIn("create");
   Container& c = New("a");
-  c.Send<task::CreateTaskResponse>("Create", c.CreateRequest());
-  EXPECT_THAT(c.ConnectTask(), IsOk());  // the Create has arrived
-  c.Disconnect();
+  CreateAndLeave(c);
   Open();
   ASSERT_THAT(c.Connect(), IsOk());
-  auto begin = Clock::now();
-  do {
-    c.Shutdown().IgnoreError();  // does nothing while there is a container
-    ctrd().loop().RunFor(std::chrono::milliseconds(20));
-    ctrd().Reap();
-  } while (!ctrd().ExitOf(c.shim_pid()) && Clock::now() - begin < kLimit);
-  EXPECT_EQ(ctrd().ExitOf(c.shim_pid()), 0);
+  ShutDownOnceItsContainerIsGone(c);
+}
+
+TEST_F(Delete, OfAContainerWhoseCreatorIsGoneIsTriedUntilItSucceeds) {
+  MakeFifo(gate());
+  settings_.runtime =
+      WriteRuntime("runc-will-not-delete", absl::StrCat(R"(
+case " $* " in
+*' create '*) touch )",
+                                                        gate(), ".reached; cat ", gate(), R"(;;
+*' delete '*) [ -e "$0.can" ] || { echo cannot >&2; exit 1; };;
+esac
+exec runc "$@"
+)"));
+  Container& c = New("a");
+  CreateAndLeave(c);
+  Open();
+  ASSERT_THAT(c.Connect(), IsOk());
+  ASSERT_TRUE(RunUntil([&] {
+    return absl::StrContains(ctrd().log(), "cannot delete a container whose creation failed");
+  }));
+  EXPECT_THAT(c.Shutdown(), IsOk());
+  EXPECT_THAT(c.ConnectTask(), IsOk()) << "the shim must not end before it is gone";
+  ASSERT_THAT(WriteFile(ctrd().settings().runtime + ".can", "", 0644), IsOk());
+  ShutDownOnceItsContainerIsGone(c);
 }
 
 // Nobody answers for this file system: whoever looks at what is in it waits.
