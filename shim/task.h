@@ -28,6 +28,9 @@ struct TaskService::Task {
   std::unique_ptr<oom::Watch> oom_watch;
   std::shared_ptr<Deletion> deletion;
   bool deleted = false;
+  // Kills of its init that are not answered yet; set with the last of them.
+  size_t kills = 0;
+  std::shared_ptr<Event> kills_answered;
 
   const std::string& id() const { return container->config().id; }
 };

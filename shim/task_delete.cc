@@ -20,6 +20,8 @@ namespace {
 
 constexpr Clock::duration kFirstRetry = std::chrono::seconds(1);
 constexpr Clock::duration kLastRetry = std::chrono::minutes(1);
+// For a Kill whose OCI runtime hangs.
+constexpr Clock::duration kKillLimit = std::chrono::seconds(5);
 
 }  // namespace
 
@@ -89,6 +91,12 @@ Async<> TaskService::DeleteLeftOver(std::shared_ptr<Container> container) {
 
 Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
   std::shared_ptr<Deletion> deletion = task->deletion;
+  // CRI deletes at once when it hears of the exit, and closes the connection then: a StopPodSandbox
+  // that still waits for the answer to its Kill would fail.
+  if (task->kills > 0 && task->container->init()->exit.pid != 0) {
+    std::shared_ptr<Event> answered = task->kills_answered;
+    co_await answered->WaitUntil(Clock::now() + kKillLimit);
+  }
   deletion->status = co_await task->container->Delete();
   if (deletion->status.ok()) {
     task->deleted = true;

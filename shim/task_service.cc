@@ -164,7 +164,9 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Kill(rpc::CallContext,
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, task->container->Find(request.exec_id()));
   absl::Status status;
   if (process->is_init()) {
+    if (task->kills++ == 0) task->kills_answered = std::make_shared<Event>();
     status = co_await task->container->Kill(request.signal(), request.all());
+    if (--task->kills == 0) task->kills_answered->Set();
   } else {
     // What containerd's own shim ignores; and one that is killed because its time is over (CRI's
     // exec-sync) cannot be asked for more than its first process.

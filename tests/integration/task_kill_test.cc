@@ -3,9 +3,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
+
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
 #include "tests/support/shim_test.h"
+#include "tests/support/subprocess.h"
 
 namespace feather::test {
 namespace {
@@ -208,6 +211,41 @@ TEST_F(KillWithAFakeRuntime, NoSuchProcessIsNotFound) {
 TEST_F(KillWithAFakeRuntime, DoesNotExistIsNotFound) {
   EXPECT_THAT(KillAnswering("container \"a\" does not exist"),
               IsError(kNotFound, "no such container"));
+}
+
+// The signal has arrived, and the OCI runtime takes its time to say so. Who deletes when it hears of
+// the exit may close the connection then, on which somebody else waits for the answer to the Kill.
+TEST_F(KillWithAFakeRuntime, IsAnsweredBeforeADeleteOfWhatItHasEnded) {
+  TestDirectory directory;
+  const std::string go_on = directory.path() + "/go-on";
+  const std::string deletes = directory.path() + "/deletes";
+  MakeFifo(go_on);
+  settings_.runtime = WriteRuntime(
+      "runc-kill",
+      absl::StrCat("case \"$*\" in *' kill a 9'*) runc \"$@\"; read x <", go_on,
+                   "; exit 0;; *' delete '*) : >", deletes, ";; esac\nexec runc \"$@\"\n"));
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  task::KillRequest kill;
+  kill.set_id("a");
+  kill.set_signal(SIGKILL);
+  auto killed = c.Send<google::protobuf::Empty>("Kill", kill);
+  ASSERT_THAT(c.Wait(), IsOk());
+  task::DeleteRequest remove;
+  remove.set_id("a");
+  const auto begin = Clock::now();
+  auto deleted = c.Send<task::DeleteResponse>("Delete", remove);
+  // Long enough for a deletion to begin, and shorter than one waits for a runtime that hangs.
+  for (int i = 0; i < 3; ++i) {
+    (void)c.State().ok();
+    testing::RunCommand({.argv = {"runc", "--version"}});
+  }
+  const bool waits = access(deletes.c_str(), F_OK) != 0 && !killed.done() && !deleted.done();
+  EXPECT_TRUE(waits || Clock::now() - begin > std::chrono::seconds(4));
+  ASSERT_THAT(WriteFile(go_on, "\n", 0), IsOk());
+  EXPECT_THAT(killed.Get(), IsOk());
+  EXPECT_THAT(deleted.Get(), IsOk());
+  EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
 TEST_F(KillWithAFakeRuntime, AnyOtherTextIsUnknown) {
