@@ -76,6 +76,11 @@ std::string CriTest::Configuration(const std::string& directory) const {
                     "[plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"overlayfs\"\n"
                     "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"",
                     kPause, "\"\n");
+  // Part of CRI by default, without a plugin of its own.
+  if (v3)
+    absl::StrAppend(&text, "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable_connections = true\n",
+                    "socket_path = \"", directory, "/nri.sock\"\nplugin_path = \"", directory,
+                    "/nri\"\nplugin_config_path = \"", directory, "/nri\"\n");
   return text;
 }
 

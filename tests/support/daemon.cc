@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -134,6 +135,17 @@ std::string Daemon::version() const {
   return words.size() > 2 ? std::string(absl::StripTrailingAsciiWhitespace(words[2])) : "?";
 }
 
+bool Daemon::OlderThan(int major, int minor) const {
+  const std::string own = version();
+  std::pair<int, int> number;
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(absl::StripPrefix(own, "v"), absl::MaxSplits('.', 2));
+  EXPECT_TRUE(parts.size() == 3 && absl::SimpleAtoi(parts[0], &number.first) &&
+              absl::SimpleAtoi(parts[1], &number.second))
+      << own;
+  return number < std::pair(major, minor);
+}
+
 std::string Daemon::Log() const { return ReadFile(directory_ + "/log").value_or(""); }
 
 std::string Daemon::Bundle(const std::string& id) const {
@@ -152,16 +164,15 @@ std::vector<std::string> Daemon::Environment() const {
 }
 
 void Daemon::WriteConfiguration() const {
-  // CRI, NRI, tracing and the snapshotters that nobody uses here only cost time at the start; `opt`
-  // would make /opt/containerd.
+  // CRI with NRI, tracing and the snapshotters that nobody uses here only cost time at the start;
+  // `opt` would make /opt/containerd.
   static constexpr absl::string_view kCri[] = {"grpc.v1.cri", "cri.v1.images", "cri.v1.runtime",
-                                               "podsandbox.controller.v1.podsandbox"};
+                                               "podsandbox.controller.v1.podsandbox",
+                                               "nri.v1.nri"};
   static constexpr absl::string_view kDisabled[] = {
-      "internal.v1.opt",          "nri.v1.nri",
-      "snapshotter.v1.aufs",      "snapshotter.v1.btrfs",
-      "snapshotter.v1.zfs",       "snapshotter.v1.erofs",
-      "differ.v1.erofs",          "snapshotter.v1.devmapper",
-      "internal.v1.tracing",      "snapshotter.v1.blockfile",
+      "internal.v1.opt",       "snapshotter.v1.aufs",      "snapshotter.v1.btrfs",
+      "snapshotter.v1.zfs",    "snapshotter.v1.erofs",     "differ.v1.erofs",
+      "internal.v1.tracing",   "snapshotter.v1.devmapper", "snapshotter.v1.blockfile",
       "tracing.processor.v1.otlp"};
   std::string disabled;
   for (absl::string_view plugin : kDisabled)

@@ -77,6 +77,8 @@ class Daemon {
 
   const std::string& suite() const { return suite_; }
   std::string version() const;
+  // That of another suite's directory, or of a build of one's own, may be a newer one.
+  bool OlderThan(int major, int minor) const;
   const std::string& snapshotter() const { return snapshotter_; }
   const std::string& directory() const { return directory_; }
   const std::string& containerd_namespace() const { return namespace_; }
