@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
 #include <cerrno>
 #include <utility>
 
@@ -19,13 +21,19 @@
 namespace feather {
 namespace {
 
-// Whether a byte came before EOF.
-Async<bool> ReadReadyByte(DescriptorPtr ready) {
+// Whether a byte came before EOF. DeadlineExceeded when neither comes.
+Async<absl::StatusOr<bool>> ReadReadyByte(DescriptorPtr ready, Clock::time_point deadline) {
+  asio::steady_timer timer(co_await asio::this_coro::executor, deadline);
+  timer.async_wait([ready](const asio::error_code& error) {
+    if (!error) ready->cancel();
+  });
   while (true) {
     char byte;
     ssize_t n = read(ready->native_handle(), &byte, 1);
     if (n >= 0) co_return n == 1;
     if (errno != EAGAIN && errno != EINTR) co_return false;
+    if (Clock::now() >= deadline)
+      co_return absl::DeadlineExceededError("logging binary does not get ready");
     co_await ready->async_wait(Descriptor::wait_read, kAwait);
   }
 }
@@ -41,8 +49,9 @@ Async<absl::StatusOr<std::shared_ptr<Logger>>> Logger::Start(asio::io_context& i
   absl::StatusOr<DescriptorPtr> ready = MakeDescriptor(io, std::move(ready_end));
   absl::Status status = ready.status();
   if (status.ok()) {
-    bool called = co_await ReadReadyByte(*ready);
-    if (!called && uri.scheme == "binary-v2")
+    absl::StatusOr<bool> called = co_await ReadReadyByte(*ready, Clock::now() + limits.open);
+    status = called.status();
+    if (status.ok() && !*called && uri.scheme == "binary-v2")
       status = absl::UnknownError(
           "logging binary did not call ready (it may have crashed or exited prematurely)");
   }

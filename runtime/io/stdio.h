@@ -24,7 +24,8 @@ struct StdioRequest {
 
 // How long is waited for others. Tests take shorter ones.
 struct StdioLimits {
-  Clock::duration open = std::chrono::seconds(30);        // for a client to read its FIFOs
+  // For a client to read its FIFOs, or a logging binary to get ready.
+  Clock::duration open = std::chrono::seconds(30);
   Clock::duration console = std::chrono::seconds(10);     // for the runtime to send the terminal
   Clock::duration logger_end = std::chrono::seconds(12);  // between SIGTERM and SIGKILL
 };

@@ -94,6 +94,19 @@ TEST_F(StdioLogger, IsWaitedForUntilItIsReady) {
   Await(stdio->Close());
 }
 
+TEST_F(StdioLogger, IsGivenUpAndKilledWhenItNeverGetsReady) {
+  for (const char* scheme : {"binary", "binary-v2"}) {
+    Logger("echo $$ > pid\nexec /bin/sleep 1000\n");
+    auto failed = TryPrepare(To(scheme), {.open = std::chrono::milliseconds(500)});
+    EXPECT_EQ(failed.status().code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(failed.status().message(), "logging binary does not get ready");
+    // On a busy machine it may not have come so far.
+    if (!Read("pid").empty()) {
+      EXPECT_NE(kill(std::stoi(Read("pid")), 0), 0);
+    }
+  }
+}
+
 // Checklist: I8.
 TEST_F(StdioLogger, OfTheSecondVersionMustCallReady) {
   Logger("exit 0\n");
