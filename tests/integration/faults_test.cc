@@ -35,7 +35,7 @@ class Faults : public WitnessTest {
                      "previous=\n"
                      "for a; do\n"
                      "  case $previous in --log) log=$a;; --pid-file) pid_file=$a;; esac\n"
-                     "  case $a in create|start|exec|kill|delete|pause|resume|update)\n"
+                     "  case $a in create|start|exec|kill|delete|pause|resume|update|checkpoint)\n"
                      "    [ $command = none ] && command=$a;; esac\n"
                      "  previous=$a\n"
                      "done\n"
@@ -47,6 +47,33 @@ class Faults : public WitnessTest {
   void Break(const std::string& command, const std::string& script) {
     // In one step: the witness' commands run at the same time.
     ASSERT_TRUE(WriteFileAtomically(faults_.path() + "/" + command, script + "\n", 0644).ok());
+  }
+  static task::UpdateTaskRequest UpdateRequest() {
+    task::UpdateTaskRequest request;
+    request.mutable_resources()->set_type_url(
+        "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources");
+    request.mutable_resources()->set_value(R"({"cpu": {"shares": 512}})");
+    return request;
+  }
+  absl::Status Update(Container& c) {
+    auto request = UpdateRequest();
+    request.set_id(c.id());
+    return c.Call<google::protobuf::Empty>("Update", request).status();
+  }
+  absl::Status Checkpoint(Container& c) {
+    task::CheckpointTaskRequest request;
+    request.set_id(c.id());
+    request.set_path(faults_.path() + "/image");
+    return c.Call<google::protobuf::Empty>("Checkpoint", request).status();
+  }
+  // What needs no OCI runtime.
+  void ExpectAnswers(Container& c) {
+    EXPECT_THAT(c.State(), IsOk());
+    EXPECT_THAT(c.Pids(), IsOk());
+    EXPECT_THAT(c.ConnectTask(), IsOk());
+    task::StatsRequest stats;
+    stats.set_id(c.id());
+    EXPECT_THAT(c.Call<task::StatsResponse>("Stats", stats), IsOk());
   }
   void Mend(const std::string& command) { unlink((faults_.path() + "/" + command).c_str()); }
 
@@ -122,6 +149,15 @@ TEST_P(RuntimeFaults, EveryRequestIsAnsweredWithTheErrorAndCanBeRepeated) {
   Mend("resume");
   ASSERT_THAT(c.Resume(), IsOk());
 
+  Break("update", GetParam().script);
+  EXPECT_THAT(Update(c), IsTheFault());
+  Mend("update");
+  EXPECT_THAT(Update(c), IsOk());
+  Break("checkpoint", GetParam().script);
+  EXPECT_THAT(Checkpoint(c), IsTheFault());
+  EXPECT_EQ(c.State()->status(), kRunning);
+  Mend("checkpoint");
+
   Break("kill", GetParam().script);
   EXPECT_FALSE(c.Kill(SIGKILL).ok());
   ExpectUnharmed("kill");
@@ -177,6 +213,121 @@ TEST_F(Faults, OthersAreServedWhileARuntimeHangsAndAKillOfItIsAnError) {
   ExpectUnharmed("a killed runtime");
   Mend("create");
   EXPECT_THAT(c.Run(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, WithoutARuntimeEveryRequestThatNeedsItIsAnErrorAndCanBeRepeated) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  const std::string& runtime = settings_.runtime;
+  const std::string away = runtime + ".away";
+  auto remove = [&] { ASSERT_EQ(rename(runtime.c_str(), away.c_str()), 0); };
+  auto bring_back = [&] { ASSERT_EQ(rename(away.c_str(), runtime.c_str()), 0); };
+
+  remove();
+  EXPECT_THAT(c.Create(), IsError(kUnknown, "no such file or directory"));
+  EXPECT_THAT(c.State(), IsError(kNotFound, ""));
+  ExpectUnharmed("create");
+  bring_back();
+  ASSERT_THAT(c.Create(), IsOk());
+  remove();
+  EXPECT_FALSE(c.Start().ok());
+  bring_back();
+  ASSERT_THAT(c.Start(), IsOk());
+  Remember();
+
+  ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+  remove();
+  ExpectAnswers(c);
+  EXPECT_FALSE(c.Start("x").ok());
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_FALSE(c.Pause().ok());
+  EXPECT_FALSE(Update(c).ok());
+  EXPECT_FALSE(Checkpoint(c).ok());
+  EXPECT_FALSE(c.Kill(SIGKILL).ok());
+  EXPECT_EQ(c.State()->status(), kRunning);
+  ExpectUnharmed("requests to a running container");
+  bring_back();
+  EXPECT_THAT(Update(c), IsOk());
+  ASSERT_THAT(c.Pause(), IsOk());
+  remove();
+  EXPECT_FALSE(c.Resume().ok());
+  bring_back();
+  ASSERT_THAT(c.Resume(), IsOk());
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_EQ(c.Wait()->exit_status(), 128u + SIGKILL);
+  remove();
+  EXPECT_FALSE(c.Delete().ok());
+  bring_back();
+  EXPECT_THAT(c.Remove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+// A command of the runtime that hangs, until it is killed from outside.
+TEST_F(Faults, EveryRequestWhoseRuntimeHangsHoldsNobodyElseUp) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  std::string pid_file = faults_.path() + "/pid";
+  auto hang = [&](const std::string& command, const char* method, const auto& request) {
+    Break(command, absl::StrCat("echo $$ >", pid_file, ".new; mv ", pid_file, ".new ", pid_file,
+                                "; exec sleep 1000"));
+    auto answer = c.Send<google::protobuf::Empty>(method, request);
+    ASSERT_TRUE(RunUntil([&] { return access(pid_file.c_str(), F_OK) == 0; })) << method;
+    EXPECT_THAT(witness_->State(), IsOk());
+    ExpectAnswers(c);
+    EXPECT_FALSE(answer.done()) << method;
+    ASSERT_EQ(kill(std::stoi(*ReadFile(pid_file)), SIGKILL), 0);
+    EXPECT_FALSE(answer.Get().ok()) << method;
+    unlink(pid_file.c_str());
+    Mend(command);
+    ExpectUnharmed(method);
+  };
+  auto of = [&](auto request) {
+    request.set_id(c.id());
+    return request;
+  };
+  ASSERT_THAT(c.Create(), IsOk());
+  Remember();
+  hang("start", "Start", of(task::StartRequest()));
+  ASSERT_THAT(c.Start(), IsOk());
+  Remember();
+  hang("pause", "Pause", of(task::PauseRequest()));
+  ASSERT_THAT(c.Pause(), IsOk());
+  hang("resume", "Resume", of(task::ResumeRequest()));
+  ASSERT_THAT(c.Resume(), IsOk());
+  hang("update", "Update", of(UpdateRequest()));
+  hang("checkpoint", "Checkpoint", of(task::CheckpointTaskRequest()));
+  auto kill_request = of(task::KillRequest());
+  kill_request.set_signal(SIGTERM);
+  hang("kill", "Kill", kill_request);
+  EXPECT_EQ(c.State()->status(), kRunning);
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+// 30 seconds, in which everything else is answered.
+TEST_F(Faults, ALoggerThatNeverGetsReadyIsGivenUpAndHoldsNobodyElseUp) {
+  StartWitness();
+  Container& c = NewMember("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  Remember();
+  auto exec = c.ExecRequest("x", {"true"});
+  exec.set_stdout("binary://" + WriteRuntime("logger", "exec sleep 1000\n"));
+  exec.clear_stderr();
+  ASSERT_THAT(c.Exec(exec), IsOk());
+  task::StartRequest start;
+  start.set_id(c.id());
+  start.set_exec_id("x");
+  auto started = c.Send<task::StartResponse>("Start", start);
+  ASSERT_TRUE(RunUntil([&] { return ChildrenOfTheShim().size() > children_; }));
+  EXPECT_THAT(witness_->State(), IsOk());
+  ExpectAnswers(c);
+  EXPECT_THAT(started.Get(), IsError(kUnknown, "logging binary does not get ready"));
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  ExpectUnharmed("a logger that never gets ready");
   EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
