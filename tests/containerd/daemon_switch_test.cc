@@ -74,6 +74,7 @@ class DaemonSwitch : public ::testing::TestWithParam<Change> {
       ExpectExec(id);
     }
     EXPECT_EQ(daemon_->ShimPid("one"), shim);
+    EXPECT_EQ(daemon_->ShimSocket("two"), sockets[0]);
     // On a busy machine the stock program takes a shim for dead that takes no connection within 100
     // ms.
     EXPECT_TRUE(!from_stock || daemon_->ShimPid("two") == shim);
