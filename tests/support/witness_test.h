@@ -45,7 +45,8 @@ class WitnessTest : public ShimTest {
     auto state = witness_->State();
     ASSERT_THAT(state, IsOk()) << what;
     EXPECT_EQ(state->status(), containerd::v1::types::RUNNING) << what;
-    EXPECT_TRUE(RunUntil([&] { return Descriptors() == descriptors_; }))
+    // Fewer are no leak: the shim may have read a file while they were counted.
+    EXPECT_TRUE(RunUntil([&] { return Descriptors() <= descriptors_; }))
         << what << ": " << descriptors_ << " descriptors before, " << Descriptors() << " after";
     EXPECT_TRUE(RunUntil([&] { return ChildrenOfTheShim().size() == children_; }))
         << what << ": " << ChildrenOfTheShim().size() << " children";
