@@ -38,9 +38,9 @@ class KernelLog {
   // `directory`: the container's cgroup, which has just begun to be used.
   explicit KernelLog(const std::string& directory);
 
-  // The processes that are in the cgroup now; empty: as before. A victim may be among them still, as
-  // a zombie, or only among those of the call before; with `keep`, of all calls since the last one
-  // without it.
+  // The processes that are in the cgroup now; empty: as before. A victim may be among them still,
+  // as a zombie, or only among those of the call before; with `keep`, of all calls since the last
+  // one without it.
   void Know(std::vector<pid_t> processes, bool keep = false);
   // A record, as it is read from /dev/kmsg. One that was there already is passed over.
   void Add(absl::string_view record);

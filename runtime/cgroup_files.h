@@ -84,8 +84,8 @@ class CgroupDirectory {
 
   const std::string& path() const { return path_; }
   bool Has(const std::string& name) const;
-  // A file's text, or nothing where it is missing, which it also is when the cgroup has been removed
-  // meanwhile (ENODEV).
+  // A file's text, or nothing where it is missing, which it also is when the cgroup has been
+  // removed meanwhile (ENODEV).
   absl::StatusOr<std::optional<std::string>> Read(const std::string& name) const;
   // A file with one number; 0 where there is none. `max`: what "max" stands for.
   uint64_t ReadNumber(const std::string& name, uint64_t max) const;

@@ -151,8 +151,7 @@ void FillHugePages(const CgroupDirectory& directory, const MetricsSources& sourc
 
 }  // namespace
 
-absl::StatusOr<v2::Metrics> ReadMetricsV2(const std::string& path,
-                                          const MetricsSources& sources) {
+absl::StatusOr<v2::Metrics> ReadMetricsV2(const std::string& path, const MetricsSources& sources) {
   ASSIGN_OR_RETURN(CgroupDirectory directory, CgroupDirectory::Open(path));
   v2::Metrics metrics;
   metrics.mutable_pids()->set_current(directory.ReadNumber("pids.current", kMax));

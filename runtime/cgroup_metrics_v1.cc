@@ -100,8 +100,7 @@ absl::Status FillCpuAccounting(const CgroupDirectory& directory, v1::CPUUsage* u
   auto ticks = static_cast<uint64_t>(sysconf(_SC_CLK_TCK));
   usage->set_user(usage->user() * kNanoseconds / ticks);
   usage->set_kernel(usage->kernel() * kNanoseconds / ticks);
-  ASSIGN_OR_RETURN(std::optional<std::string> text,
-                   directory.Read("cpuacct.usage_percpu"));
+  ASSIGN_OR_RETURN(std::optional<std::string> text, directory.Read("cpuacct.usage_percpu"));
   if (!text) return absl::OkStatus();
   for (absl::string_view word : absl::StrSplit(*text, absl::ByAnyChar(" \n"), absl::SkipEmpty()))
     usage->add_per_cpu(ParseNumber(word).value_or(0));
@@ -137,7 +136,8 @@ absl::Status FillBlkioEntries(const CgroupDirectory& directory, const std::strin
   ASSIGN_OR_RETURN(std::optional<std::string> text, directory.Read(name));
   if (!text) return absl::OkStatus();
   auto lines = ParseBlkio(*text);
-  if (!lines.ok()) return Annotate(lines.status(), absl::StrCat("parse ", directory.path(), "/", name));
+  if (!lines.ok())
+    return Annotate(lines.status(), absl::StrCat("parse ", directory.path(), "/", name));
   for (BlkioLine& line : *lines) {
     v1::BlkIOEntry* entry = entries->Add();
     entry->set_device(PartitionName(partitions, line.major, line.minor));
@@ -155,7 +155,8 @@ absl::Status FillBlkio(const CgroupDirectory& directory, const MetricsSources& s
   int found = 0;
   for (const BlkioFile& file : kBlkio) {
     BlkioEntries* entries = (blkio->*file.entries)();
-    RETURN_IF_ERROR(FillBlkioEntries(directory, absl::StrCat("blkio.", file.name), partitions, entries));
+    RETURN_IF_ERROR(
+        FillBlkioEntries(directory, absl::StrCat("blkio.", file.name), partitions, entries));
     found += entries->size();
   }
   // Only the CFQ scheduler, gone since Linux 5.0, counts in those.

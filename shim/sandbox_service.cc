@@ -139,8 +139,9 @@ struct SandboxService::Sandbox {
     exited_at = at;
     stopped.Set();
   }
-  // What is known of the pod in the form of an OCI spec; containerd (2.3) hands it to NRI plugins, to
-  // the last of them when the sandbox has stopped: none of these paths is the host's namespace then.
+  // What is known of the pod in the form of an OCI spec; containerd (2.3) hands it to NRI plugins,
+  // to the last of them when the sandbox has stopped: none of these paths is the host's namespace
+  // then.
   std::string Spec() const {
     nlohmann::json namespaces_json = nlohmann::json::array();
     for (const auto& [type, path] : namespaces ? namespaces->Paths() : NamespacePaths())

@@ -43,8 +43,8 @@ class SandboxService {
   void Describe(inspect::v1::ShimResponse& shim) const;
 
   // Before a container is created: gives its bundle what the pod has for it (JoinPod), and its
-  // options systemd's cgroup driver if the pod's cgroup is a slice. (containerd 2.1 and 2.2 start no
-  // container of such a pod if its handler has options and is of another type than runc's own.)
+  // options systemd's cgroup driver if the pod's cgroup is a slice. (containerd 2.1 and 2.2 start
+  // no container of such a pod if its handler has options and is of another type than runc's own.)
   absl::Status PrepareBundle(const std::string& bundle, RuntimeOptions& options) const;
 
  private:

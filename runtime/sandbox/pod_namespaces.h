@@ -34,9 +34,9 @@ struct PodConfig {
 // Kinds of namespaces, as an OCI spec names them ("network"), with files of their own.
 using NamespacePaths = std::vector<std::pair<std::string, std::string>>;
 
-// The path of a descriptor of this process, for others. Spelled with a dot: runc (1.2 to 1.5 at least)
-// takes every path of a user namespace that begins like /proc/7 for /proc/7/ns/user, and would
-// find the mapping of this process, the host's, instead of that of the namespace.
+// The path of a descriptor of this process, for others. Spelled with a dot: runc (1.2 to 1.5 at
+// least) takes every path of a user namespace that begins like /proc/7 for /proc/7/ns/user, and
+// would find the mapping of this process, the host's, instead of that of the namespace.
 std::string DescriptorPath(int fd);
 
 // The namespaces of a pod, without a process for them: a short-lived child makes them (pod_init.h)

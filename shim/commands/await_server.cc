@@ -50,8 +50,8 @@ bool AwaitServerEnd(const std::string& socket, const ReleaseWatch& watch) {
     pid_t pid = ListenerPid(socket);
     // Linux 5.3; libc has no function for it.
     UniqueFd process(pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, pid, 0)) : -1);
-    // poll(2) leaves out a descriptor of -1. An error of the pipe is always told, and so is that the
-    // FIFO's last writer has gone, if it had one.
+    // poll(2) leaves out a descriptor of -1. An error of the pipe is always told, and so is that
+    // the FIFO's last writer has gone, if it had one.
     std::array<pollfd, 3> ends = {pollfd{process.get(), POLLIN, 0}, pollfd{STDOUT_FILENO, 0, 0},
                                   pollfd{watch.descriptor(), 0, 0}};
     int ready = poll(ends.data(), ends.size(), process ? -1 : kRetryMilliseconds);

@@ -105,16 +105,18 @@ class MethodTable {
   template <typename Request, typename Response>
   void AddImmediate(absl::string_view service, absl::string_view method,
                     std::function<absl::StatusOr<Response>(const Request&)> function) {
-    Immediate immediate = [function = std::move(function)](
-                              std::string bytes) -> absl::StatusOr<std::string> {
+    Immediate immediate =
+        [function = std::move(function)](std::string bytes) -> absl::StatusOr<std::string> {
       Request request;
       if (!request.ParseFromString(bytes)) return CannotParse();
       absl::StatusOr<Response> response = function(request);
       if (!response.ok()) return response.status();
       return response->SerializeAsString();
     };
-    Handler unary = [immediate](CallContext, std::string request)
-        -> Async<absl::StatusOr<std::string>> { co_return immediate(std::move(request)); };
+    Handler unary = [immediate](CallContext,
+                                std::string request) -> Async<absl::StatusOr<std::string>> {
+      co_return immediate(std::move(request));
+    };
     Add(service, method,
         Method{.unary = std::move(unary), .immediate = std::move(immediate), .stream = nullptr});
   }

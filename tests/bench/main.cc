@@ -66,10 +66,10 @@ struct Part {
   void (*measure)(Bench&);
 };
 constexpr Part kParts[] = {
-    {"memory", MeasureMemory},       {"shims", MeasureManyShims},   {"start", MeasureStart},
-    {"lifecycle", MeasureLifecycle}, {"exec", MeasureExec},         {"calls", MeasureCalls},
-    {"peers", MeasurePeers},         {"hang", MeasureHang},         {"parallel", MeasureParallel},
-    {"streams", MeasureStreams},     {"events", MeasureEvents},     {"daemon", MeasureDaemon},
+    {"memory", MeasureMemory},       {"shims", MeasureManyShims}, {"start", MeasureStart},
+    {"lifecycle", MeasureLifecycle}, {"exec", MeasureExec},       {"calls", MeasureCalls},
+    {"peers", MeasurePeers},         {"hang", MeasureHang},       {"parallel", MeasureParallel},
+    {"streams", MeasureStreams},     {"events", MeasureEvents},   {"daemon", MeasureDaemon},
 };
 
 int Run(Bench& bench, const std::string& only, const std::string& html) {
@@ -105,8 +105,7 @@ int Main(int argc, char** argv) {
     std::string argument = argv[i];
     if (argument == "--daemon" && i + 2 < argc)
       return DaemonPart(atoi(argv[i + 1]), atoi(argv[i + 2]));
-    bool value = argument == "--only" || argument == "--runtime" ||
-                 argument == "--html";
+    bool value = argument == "--only" || argument == "--runtime" || argument == "--html";
     if (value && i + 1 == argc) return fputs(kUsage, stderr), 2;
     if (argument == "--tiny")
       bench.counts = TinyCounts();

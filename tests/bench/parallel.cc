@@ -147,10 +147,9 @@ double EventsPerSecond(testing::Daemon& daemon, const std::string& id, int count
   const std::string last = absl::StrCat("\"x", count, "\"");
   Clock::time_point start = Clock::now();
   AddExecs(client, service, requests);
-  if (!follower->WaitOutput(
-          [&](const std::string& out) {
-            return out.find(last, out.size() - std::min<size_t>(out.size(), 4096)) != out.npos;
-          }))
+  if (!follower->WaitOutput([&](const std::string& out) {
+        return out.find(last, out.size() - std::min<size_t>(out.size(), 4096)) != out.npos;
+      }))
     throw std::runtime_error("events are missing");
   return count / Since(start);
 }

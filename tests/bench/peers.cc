@@ -26,7 +26,8 @@ std::pair<double, double> RoundTrips(const std::string& program, int count, int 
   testing::Subprocess server({.argv = {program, "serve", socket}, .input = true});
   if (!server.WaitOutput("ready")) throw std::runtime_error(program + " does not listen");
   testing::CommandResult result = testing::RunCommand(
-      {.argv = {program, "call", socket, absl::StrCat(std::max(count / tasks, 1)), absl::StrCat(tasks)}});
+      {.argv = {program, "call", socket, absl::StrCat(std::max(count / tasks, 1)),
+                absl::StrCat(tasks)}});
   std::vector<std::string> parts = absl::StrSplit(result.out, ' ');
   double rate = 0;
   double median = 0;

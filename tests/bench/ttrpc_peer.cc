@@ -2,7 +2,8 @@
 // containerd. Each prints for its own client and server what a round trip costs:
 //
 //   ttrpc_peer serve SOCKET             until its standard input ends; "ready" when it listens
-//   ttrpc_peer call SOCKET COUNT TASKS  so many calls by each of so many tasks at once: prints calls
+//   ttrpc_peer call SOCKET COUNT TASKS  so many calls by each of so many tasks at once: prints
+//   calls
 //                                       per second, and the median of one call in microseconds
 
 #include <sys/socket.h>
@@ -54,8 +55,7 @@ void Serve(const std::string& path) {
   asio::io_context io(1);
   rpc::MethodTable methods;
   methods.AddUnary<Message, Message>(
-      kService, kMethod,
-      [](rpc::CallContext, Message request) -> Async<absl::StatusOr<Message>> {
+      kService, kMethod, [](rpc::CallContext, Message request) -> Async<absl::StatusOr<Message>> {
         co_return request;
       });
   ttrpc::Server server(io, methods);

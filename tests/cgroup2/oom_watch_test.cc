@@ -35,7 +35,8 @@ constexpr uint64_t kLimit = 4 * kMiB;
 constexpr size_t kTooMuch = 64 * kMiB;
 
 // The line that names a victim's cgroup is kept back after ten of them within five seconds
-// (DEFAULT_RATELIMIT_INTERVAL), which earlier tests may have used up; nothing tells when that is over.
+// (DEFAULT_RATELIMIT_INTERVAL), which earlier tests may have used up; nothing tells when that is
+// over.
 void LetTheLogSpeak() { sleep(6); }
 
 class OomWatch : public testing::Test {
@@ -52,8 +53,8 @@ class OomWatch : public testing::Test {
     io_.run();
   }
 
-  // The container's cgroup, under a name of its own: the kernel's log still has the kills of earlier
-  // ones.
+  // The container's cgroup, under a name of its own: the kernel's log still has the kills of
+  // earlier ones.
   void Make(absl::string_view kind) {
     static int serial = 0;
     cgroup_.emplace(parent_->path(), absl::StrCat("container", ++serial, ".", kind));

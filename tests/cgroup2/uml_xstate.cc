@@ -1,7 +1,7 @@
-// Preloaded into the user-mode kernel (`run`). Up to Linux 6.11 that kernel has room for 2,696 bytes
-// of a process' vector registers, and on a processor with AMX the host refuses to set less than all,
-// which are more: its first process dies. What is missing is of registers that nobody uses in there
-// (AMX must be asked for), so that zeros stand for it.
+// Preloaded into the user-mode kernel (`run`). Up to Linux 6.11 that kernel has room for 2,696
+// bytes of a process' vector registers, and on a processor with AMX the host refuses to set less
+// than all, which are more: its first process dies. What is missing is of registers that nobody
+// uses in there (AMX must be asked for), so that zeros stand for it.
 #include <dlfcn.h>
 #include <elf.h>
 #include <sys/ptrace.h>

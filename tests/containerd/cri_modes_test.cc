@@ -180,18 +180,20 @@ class CriFigures : public CriModes {
       ids.push_back(*pod);
     }
     const Cost cost = CostSince(before);
-    printf("%-8s %2d pods: RunPodSandbox %lld ms, first container running %lld ms (medians); "
-           "a pod with a container: %.1f processes, %lld KiB of anonymous memory\n",
-           handler.c_str(), pods, static_cast<long long>(Median(ready)),
-           static_cast<long long>(Median(running)),
-           static_cast<double>(cost.processes) / pods, static_cast<long long>(cost.kib / pods));
+    printf(
+        "%-8s %2d pods: RunPodSandbox %lld ms, first container running %lld ms (medians); "
+        "a pod with a container: %.1f processes, %lld KiB of anonymous memory\n",
+        handler.c_str(), pods, static_cast<long long>(Median(ready)),
+        static_cast<long long>(Median(running)), static_cast<double>(cost.processes) / pods,
+        static_cast<long long>(cost.kib / pods));
     for (const std::string& id : ids) {
       const absl::Status stopped = StopPod(id);
       EXPECT_TRUE(stopped.ok()) << stopped;
       const absl::Status removed = RemovePod(id);
       EXPECT_TRUE(removed.ok()) << removed;
     }
-    EXPECT_TRUE(Eventually([&] { return DaemonProcesses(daemon_->containerd_namespace()).size() == before.size(); }));
+    EXPECT_TRUE(Eventually(
+        [&] { return DaemonProcesses(daemon_->containerd_namespace()).size() == before.size(); }));
     measured_[handler] = cost;
   }
 

@@ -94,9 +94,10 @@ TEST_P(CriNamespaces, APodMayHaveAUserNamespace) {
       EXPECT_NE(Of(a, type), OfHost(type));
     }
     EXPECT_EQ(Of(a, "pid") == Of(b, "pid"), mode == cri::POD);
-    auto seen = ExecSync(a,
-                         "tr -s ' ' </proc/self/uid_map; id -u; touch /root/x; stat -c %u /root/x /etc;"
-                         "echo 7 >/dev/shm/x; cat /dev/shm/x; hostname; hostname other && hostname");
+    auto seen =
+        ExecSync(a,
+                 "tr -s ' ' </proc/self/uid_map; id -u; touch /root/x; stat -c %u /root/x /etc;"
+                 "echo 7 >/dev/shm/x; cat /dev/shm/x; hostname; hostname other && hostname");
     ASSERT_TRUE(seen.ok()) << seen.status();
     EXPECT_EQ(seen->stdout() + seen->stderr(),
               " 0 100000 65536\n0\n0\n0\n7\npod\nhostname: sethostname: Operation not permitted\n");

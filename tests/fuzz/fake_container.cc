@@ -129,8 +129,8 @@ Async<absl::Status> RunInChild(Reaper&, std::function<absl::Status()>, ChildOpti
   co_return co_await RunCommand();
 }
 std::optional<ProcessStat> ReadProcessStat(pid_t) { return std::nullopt; }
-absl::StatusOr<int> SignalProcessTree(
-    pid_t, int, const std::function<absl::StatusOr<std::vector<pid_t>>()>&) {
+absl::StatusOr<int> SignalProcessTree(pid_t, int,
+                                      const std::function<absl::StatusOr<std::vector<pid_t>>()>&) {
   return 0;
 }
 

@@ -19,9 +19,9 @@ class GrpcDebug : public ShimTest {
  protected:
   // Its standard output, or what it says on standard error.
   std::string Ask(Container& container, std::vector<std::string> arguments) {
-    std::vector<std::string> argv = {FEATHER_SOURCE_DIR "/tests/support/grpc-client",
-                                     std::string(absl::StripPrefix(container.answer().address,
-                                                                   "unix://"))};
+    std::vector<std::string> argv = {
+        FEATHER_SOURCE_DIR "/tests/support/grpc-client",
+        std::string(absl::StripPrefix(container.answer().address, "unix://"))};
     argv.insert(argv.end(), arguments.begin(), arguments.end());
     testing::CommandResult client = testing::RunCommand({.argv = std::move(argv)});
     return client.code == 0 ? client.out : client.err;
@@ -46,8 +46,7 @@ TEST_F(GrpcDebug, TellsItsServicesToWhoeverAsks) {
 TEST_F(GrpcDebug, AClientWithoutItsFilesCallsIt) {
   Container& a = New("a");
   ASSERT_THAT(a.Run(), IsOk());
-  const std::string state =
-      Ask(a, {"call", "containerd.task.v3.Task", "State", R"({"id": "a"})"});
+  const std::string state = Ask(a, {"call", "containerd.task.v3.Task", "State", R"({"id": "a"})"});
   EXPECT_THAT(state, HasSubstr(R"("status": "RUNNING")"));
   EXPECT_THAT(state, HasSubstr(a.bundle()));
   EXPECT_THAT(Ask(a, {"call", "containerd.runtime.sandbox.v1.Sandbox", "Platform", "{}"}),

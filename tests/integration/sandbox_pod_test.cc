@@ -62,9 +62,9 @@ TEST_F(SandboxPodTest, ACreationThatAStopOvertakesDoesNotJoinTheHost) {
   std::string go_on = ctrd().directory() + "/go-on";
   MakeFifo(at_runtime);
   MakeFifo(go_on);
-  std::string runtime = WriteRuntime(
-      "runtime", absl::StrCat("case \"$*\" in *' create '*) echo >", at_runtime, "; read x <", go_on,
-                              ";; esac\nexec runc \"$@\"\n"));
+  std::string runtime =
+      WriteRuntime("runtime", absl::StrCat("case \"$*\" in *' create '*) echo >", at_runtime,
+                                           "; read x <", go_on, ";; esac\nexec runc \"$@\"\n"));
   for (cri::v1::NamespaceMode mode : {cri::v1::CONTAINER, cri::v1::POD}) {
     shim_ = nullptr;
     network_.reset();
@@ -72,8 +72,9 @@ TEST_F(SandboxPodTest, ACreationThatAStopOvertakesDoesNotJoinTheHost) {
     Options(config).set_pid(mode);
     FifoReader reached(ctrd().io(), at_runtime);
     pid_t pid = RunPod(config, Network().path());
-    Container& a = New("a", InPod(pid, "sleep 1000",
-                                  mode == cri::v1::POD ? absl::StrCat("/proc/", pid, "/ns/pid") : ""));
+    Container& a =
+        New("a", InPod(pid, "sleep 1000",
+                       mode == cri::v1::POD ? absl::StrCat("/proc/", pid, "/ns/pid") : ""));
     task::CreateTaskRequest request = a.CreateRequest();
     containerd::runc::v1::Options options = ctrd().RuncOptions();
     options.set_binary_name(runtime);

@@ -24,8 +24,7 @@ TEST_F(SandboxTest, GoesThroughItsStatesInOneProcess) {
   EXPECT_EQ(started->spec().type_url(), "types.containerd.io/opencontainers/runtime-spec/1/Spec");
   std::map<std::string, std::string> named;
   const auto spec = nlohmann::json::parse(started->spec().value());
-  for (const auto& entry : spec["linux"]["namespaces"])
-    named[entry["type"]] = entry["path"];
+  for (const auto& entry : spec["linux"]["namespaces"]) named[entry["type"]] = entry["path"];
   EXPECT_EQ(named["network"], Network().path());
   EXPECT_EQ(Link(named["ipc"]), NamespaceOf(Shim().shim_pid(), "ipc"));
   EXPECT_EQ(Link(named["uts"]), NamespaceOf(Shim().shim_pid(), "uts"));
@@ -189,8 +188,8 @@ TEST_F(SandboxTest, OneThatWasCreatedOnlyOutlivesAMinuteWithoutAConnection) {
   ASSERT_THAT(Create(Config(), Network().path()), IsOk());
   Shim().Disconnect();
   other.Disconnect();
-  EXPECT_TRUE(ctrd().loop().RunUntil(
-      [&] { return ctrd().ExitOf(other.shim_pid()).has_value(); }, std::chrono::seconds(120)));
+  EXPECT_TRUE(ctrd().loop().RunUntil([&] { return ctrd().ExitOf(other.shim_pid()).has_value(); },
+                                     std::chrono::seconds(120)));
   EXPECT_FALSE(ctrd().ExitOf(Shim().shim_pid()).has_value());
   ctrd().loop().RunFor(std::chrono::seconds(3));
   EXPECT_FALSE(ctrd().ExitOf(Shim().shim_pid()).has_value());

@@ -213,17 +213,18 @@ TEST_F(KillWithAFakeRuntime, DoesNotExistIsNotFound) {
               IsError(kNotFound, "no such container"));
 }
 
-// The signal has arrived, and the OCI runtime takes its time to say so. Who deletes when it hears of
-// the exit may close the connection then, on which somebody else waits for the answer to the Kill.
+// The signal has arrived, and the OCI runtime takes its time to say so. Who deletes when it hears
+// of the exit may close the connection then, on which somebody else waits for the answer to the
+// Kill.
 TEST_F(KillWithAFakeRuntime, IsAnsweredBeforeADeleteOfWhatItHasEnded) {
   TestDirectory directory;
   const std::string go_on = directory.path() + "/go-on";
   const std::string deletes = directory.path() + "/deletes";
   MakeFifo(go_on);
-  settings_.runtime = WriteRuntime(
-      "runc-kill",
-      absl::StrCat("case \"$*\" in *' kill a 9'*) runc \"$@\"; read x <", go_on,
-                   "; exit 0;; *' delete '*) : >", deletes, ";; esac\nexec runc \"$@\"\n"));
+  settings_.runtime =
+      WriteRuntime("runc-kill", absl::StrCat("case \"$*\" in *' kill a 9'*) runc \"$@\"; read x <",
+                                             go_on, "; exit 0;; *' delete '*) : >", deletes,
+                                             ";; esac\nexec runc \"$@\"\n"));
   Container& c = New("a");
   ASSERT_THAT(c.Run(), IsOk());
   task::KillRequest kill;

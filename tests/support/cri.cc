@@ -159,8 +159,8 @@ cri::PodSandboxConfig CriTest::PodConfig(const std::string& name) const {
   config.set_hostname(name);
   config.set_log_directory(daemon_->directory() + "/tmp");
   config.mutable_dns_config()->add_servers("192.0.2.1");
-  config.mutable_linux()->set_cgroup_parent(
-      systemd() ? kSlice : "/" + daemon_->containerd_namespace());
+  config.mutable_linux()->set_cgroup_parent(systemd() ? kSlice
+                                                      : "/" + daemon_->containerd_namespace());
   Options(config).set_pid(cri::CONTAINER);
   return config;
 }

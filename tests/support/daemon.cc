@@ -167,12 +167,11 @@ void Daemon::WriteConfiguration() const {
   // CRI with NRI, tracing and the snapshotters that nobody uses here only cost time at the start;
   // `opt` would make /opt/containerd.
   static constexpr absl::string_view kCri[] = {"grpc.v1.cri", "cri.v1.images", "cri.v1.runtime",
-                                               "podsandbox.controller.v1.podsandbox",
-                                               "nri.v1.nri"};
+                                               "podsandbox.controller.v1.podsandbox", "nri.v1.nri"};
   static constexpr absl::string_view kDisabled[] = {
-      "internal.v1.opt",       "snapshotter.v1.aufs",      "snapshotter.v1.btrfs",
-      "snapshotter.v1.zfs",    "snapshotter.v1.erofs",     "differ.v1.erofs",
-      "internal.v1.tracing",   "snapshotter.v1.devmapper", "snapshotter.v1.blockfile",
+      "internal.v1.opt",          "snapshotter.v1.aufs",      "snapshotter.v1.btrfs",
+      "snapshotter.v1.zfs",       "snapshotter.v1.erofs",     "differ.v1.erofs",
+      "internal.v1.tracing",      "snapshotter.v1.devmapper", "snapshotter.v1.blockfile",
       "tracing.processor.v1.otlp"};
   std::string disabled;
   for (absl::string_view plugin : kDisabled)

@@ -75,7 +75,7 @@ class Client : public ttrpc::Client {
     std::shared_ptr<::grpc::GenericStub> stub = stub_;
     co_await grpc::Completions::Await(completions, call, [&](void* tag) {
       call->reader = stub->PrepareUnaryCall(&call->context, path, grpc::ToBuffer(request),
-                                             completions->queue());
+                                            completions->queue());
       call->reader->StartCall();
       call->reader->Finish(&call->answer, &call->status, tag);
     });

@@ -15,7 +15,8 @@
 //
 // Environment:
 //   FEATHER_OOM_KILLS    kills of each series, 5 unless set
-//   FEATHER_OOM_FIGURES  a directory: a line for each kill is added to a file of the series there as
+//   FEATHER_OOM_FIGURES  a directory: a line for each kill is added to a file of the series there
+//   as
 //                        soon as it is judged, and a later run goes on where the file ends
 //   FEATHER_GUEST_SYSTEMD
 //                        not empty: systemd, process 1, makes the cgroups (tests/cgroup2/run)

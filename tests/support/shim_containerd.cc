@@ -35,7 +35,7 @@ const std::set<std::string>& KnownBundleFiles() {
   static const std::set<std::string> files = {
       "config.json",    "log",      "log.json", "address", "options.json",
       "runtime",        "init.pid", "rootfs",   "work",    "shim-binary-path",
-      "bootstrap.json", "sandbox",  "s",       "release", "released"};
+      "bootstrap.json", "sandbox",  "s",        "release", "released"};
   return files;
 }
 

@@ -12,9 +12,9 @@
 
 namespace feather::testing {
 
-// A client of CRI's streams by WebSocket (RFC 6455), protocol "v4.channel.k8s.io": the first byte of
-// each message is its channel. Of exec and attach: 0 standard input, 1 output, 2 error, 3 the end as
-// JSON, 4 the terminal's size; of port-forward: 0 data and 1 errors of the first port, both
+// A client of CRI's streams by WebSocket (RFC 6455), protocol "v4.channel.k8s.io": the first byte
+// of each message is its channel. Of exec and attach: 0 standard input, 1 output, 2 error, 3 the
+// end as JSON, 4 the terminal's size; of port-forward: 0 data and 1 errors of the first port, both
 // beginning with its number in two bytes.
 class WebSocket {
  public:

@@ -78,8 +78,8 @@ TEST(FlatToml, ReadsIntegersOfEveryBase) {
 
 TEST(FlatToml, RefusesWhatIsNoIntegerOrAboveItsRange) {
   for (const char* value :
-       {"1_", "_1", "1__0", "+_1", "01", "-01", "00", "0x", "0x_1", "0x1_", "+0x1", "-0b1", "0X1",
-        "0o8", "0b2", "0xg", "a", "1a", "+", "-", "--1", "+-1", "1-1"})
+       {"1_",  "_1",  "1__0", "+_1", "01", "-01", "00", "0x", "0x_1", "0x1_", "+0x1", "-0b1",
+        "0X1", "0o8", "0b2",  "0xg", "a",  "1a",  "+",  "-",  "--1",  "+-1",  "1-1"})
     ExpectRefused(std::string("x = ") + value, "line 1: \"x\" is neither");
   ExpectRefused("x = 9223372036854775808", "line 1: \"x\" is out of range");
   ExpectRefused("x = -9223372036854775809", "line 1: \"x\" is out of range");
@@ -111,13 +111,11 @@ TEST(FlatToml, ReadsStringsOfManyLines) {
 }
 
 TEST(FlatToml, RefusesBrokenStringsAndNamesTheLine) {
-  for (const char* value :
-       {"\"", "'", "\"a'", "'a\"", "\"a\nb\"", "'a\r\nb'", "\"a\\\"", "\"\"\"", "'''a''",
-        "\"\"\"a\"\"", "\"\"\"a\\\"\"\""})
+  for (const char* value : {"\"", "'", "\"a'", "'a\"", "\"a\nb\"", "'a\r\nb'", "\"a\\\"", "\"\"\"",
+                            "'''a''", "\"\"\"a\"\"", "\"\"\"a\\\"\"\""})
     ExpectRefused(std::string("a = 1\nx = ") + value, "line 2: a string without end");
   for (const char* value :
-       {"\"\\", "\"\\a\"", "\"\\x41\"", "\"a\\\nb\"", "\"\"\"\n\\ a\"\"\"", "\"\\ \"",
-        "\"\"\"a\\"})
+       {"\"\\", "\"\\a\"", "\"\\x41\"", "\"a\\\nb\"", "\"\"\"\n\\ a\"\"\"", "\"\\ \"", "\"\"\"a\\"})
     ExpectRefused(std::string("x = ") + value, "a \\ that escapes nothing");
   for (const char* value :
        {"\"\\u\"", "\"\\u123\"", "\"\\u123", "\"\\u123g\"", "\"\\u+123\"", "\"\\u-123\"",

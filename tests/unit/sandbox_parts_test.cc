@@ -141,14 +141,20 @@ TEST_F(JoinPodTest, NamesTheNamespacesWhereTheyAre) {
                                 {"ipc", "/proc/6/fd/5"},
                                 {"uts", "/proc/6/fd/6"}};
   files_.bundle = "/missing";
-  json got = Join({at("user", "/proc/7/ns/user"), at("network", "/proc/7/ns/net"),
-                   at("uts", "/proc/7/ns/uts"), at("pid", "/proc/7/ns/pid"), {{"type", "mount"}}},
+  json got = Join({at("user", "/proc/7/ns/user"),
+                   at("network", "/proc/7/ns/net"),
+                   at("uts", "/proc/7/ns/uts"),
+                   at("pid", "/proc/7/ns/pid"),
+                   {{"type", "mount"}}},
                   {}, paths);
-  EXPECT_EQ(got["linux"]["namespaces"],
-            json({at("user", "/proc/6/fd/3"), at("network", "/proc/6/fd/4"),
-                  at("uts", "/proc/6/fd/6"), at("pid", "/proc/7/ns/pid"), {{"type", "mount"}}}));
-  EXPECT_EQ(Join({{{"type", "user"}}, at("network", "/proc/77/ns/net"), {{"type", "ipc"}}}, {}, paths),
-            before_);
+  EXPECT_EQ(got["linux"]["namespaces"], json({at("user", "/proc/6/fd/3"),
+                                              at("network", "/proc/6/fd/4"),
+                                              at("uts", "/proc/6/fd/6"),
+                                              at("pid", "/proc/7/ns/pid"),
+                                              {{"type", "mount"}}}));
+  EXPECT_EQ(
+      Join({{{"type", "user"}}, at("network", "/proc/77/ns/net"), {{"type", "ipc"}}}, {}, paths),
+      before_);
 }
 
 // As runc looks for the mapping of a user namespace that a path names.
