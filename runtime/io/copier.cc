@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,14 @@ constexpr size_t kTurn = size_t{1} << 20;
 // is. After so many such turns in a row there are pauses, from 1 ms doubling to about a second.
 constexpr int kStalledTurns = 3;
 constexpr int kMaxPauseDoublings = 10;
+
+// So much in one pipe, which has room for 16 pieces, cannot be lines.
+constexpr int kPages = 32 << 10;
+
+bool HoldsPages(int fd) {
+  int bytes = 0;
+  return ioctl(fd, FIONREAD, &bytes) == 0 && bytes >= kPages;
+}
 
 bool Ready(int fd, short events) {
   pollfd entry = {fd, events, 0};
@@ -83,6 +92,7 @@ Copier::Next Copier::MoveAvailable() {
     Next next = Write(std::exchange(pending_, std::string()));
     if (next != Next::kNothing) return next;
   }
+  if (pipes_ && !pages_) pages_ = HoldsPages(source_->native_handle());
   while (moved_ < kTurn) {
     Next next = pages_ ? MovePages() : MoveBytes();
     if (next != Next::kNothing) return next;
