@@ -27,7 +27,8 @@ namespace feather::oom {
 namespace {
 
 // After a signal the counter is read again 1, 2, 4, … ms later, then every second while the kernel
-// says that the cgroup is still under_oom.
+// says that the cgroup is still under_oom. An increase does not end that: it may be of the kill
+// before the one that was signalled.
 constexpr Clock::duration kFirstReread = std::chrono::milliseconds(1);
 constexpr Clock::duration kLongestReread = std::chrono::seconds(1);
 
@@ -126,31 +127,33 @@ class State : public std::enable_shared_from_this<State> {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
     while (true) {
-      const uint64_t before = self->counters().oom_kill;
       self->Read();
       if (!self->control_) co_return;
-      if (self->signalled_ && self->counters().oom_kill == before && !self->rereading_)
-        Spawn(self->io_, ReadSoon(self));
       auto [error] =
           co_await self->signal_.async_wait(asio::posix::descriptor_base::wait_read, kAwait);
       if (error) co_return;
-      self->signalled_ = true;
       uint64_t count = 0;
       static_cast<void>(read(self->signal_.native_handle(), &count, sizeof count));
+      self->next_reread_ = kFirstReread;
+      if (self->rereading_) {
+        self->timer_.cancel();
+      } else {
+        Spawn(self->io_, ReadSoon(self));
+      }
     }
   }
 
   static Async<> ReadSoon(std::shared_ptr<State> self) {
     self->rereading_ = true;
-    const uint64_t before = self->counters().oom_kill;
-    Clock::duration delay = kFirstReread;
-    while (delay < kLongestReread || self->under_oom_) {
+    while (self->control_ && (self->next_reread_ < kLongestReread || self->under_oom_)) {
+      const Clock::duration delay = self->next_reread_;
       self->timer_.expires_after(delay);
       auto [error] = co_await self->timer_.async_wait(kAwait);
-      if (error) break;
+      // A new signal, or the end.
+      if (error) continue;
       self->Read();
-      if (!self->control_ || self->counters().oom_kill != before) break;
-      delay = std::min(delay * 2, kLongestReread);
+      // Unless the signal came when the timer was due already.
+      if (self->next_reread_ == delay) self->next_reread_ = std::min(delay * 2, kLongestReread);
     }
     self->rereading_ = false;
   }
@@ -163,8 +166,8 @@ class State : public std::enable_shared_from_this<State> {
   Account account_;
   std::shared_ptr<Explainer> explainer_;
   bool under_oom_ = false;
-  bool signalled_ = false;
   bool rereading_ = false;
+  Clock::duration next_reread_ = kFirstReread;
 };
 
 }  // namespace

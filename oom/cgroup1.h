@@ -9,8 +9,8 @@ namespace feather::oom {
 // which alone decides. What it relies on (tests/unit/oom_cgroup1_test.cc):
 //  - The eventfd is signalled when the cgroup or one above it is out of memory, *before* a victim
 //    is chosen, which may be elsewhere; and once more when the cgroup is removed, which is no OOM.
-//    So a signal means: read the counter, and again on a timer until it has risen or the memory
-//    shortage is over.
+//    So a signal means: read the counter now, and again on a timer for a second, or for as long as
+//    the kernel says under_oom. An increase does not end that: it may be of an earlier signal.
 //  - oom_kill is raised, in the victim's cgroup only, before the SIGKILL is sent.
 //  - After rmdir the open file answers ENODEV.
 // Since a cgroup1 counter leaves out the cgroups below, these are read as well, and their sum is
@@ -18,7 +18,9 @@ namespace feather::oom {
 // comes before any exit that is published).
 //
 // Errs towards a missing report: a cgroup (of the container or below it) that is removed before the
-// reading takes its counter along, and no ancestor keeps it.
+// reading takes its counter along, and no ancestor keeps it. A kill that is counted more than a
+// second after its signal (the kernel writes its report to a slow console in between) is told late,
+// with the next reading.
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill,
                                                     std::optional<uint64_t> told,

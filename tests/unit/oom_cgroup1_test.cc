@@ -19,6 +19,7 @@
 #include "oom/watch.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
+#include "tests/support/shim_bundle.h"
 
 namespace feather::oom {
 namespace {
@@ -205,6 +206,37 @@ TEST_F(OomCgroup1, KillsBetweenTwoReadingsShareOneReport) {
   Settle();
   watch->Finish();
   EXPECT_EQ(kills_.size(), 1u);
+}
+
+// A slow console keeps the kernel for long between signal and count. Files stand for the cgroup's,
+// since its own kernel cannot be held up there.
+TEST_F(OomCgroup1, TellsAKillThatWasSignalledBeforeTheOneBeforeItWasRead) {
+  test::TestDirectory files;
+  const auto count = [&files](int kills) {
+    const std::string text =
+        absl::StrCat("oom_kill_disable 0\nunder_oom 0\noom_kill ", kills, "\n");
+    EXPECT_TRUE(WriteFile(files.path() + "/memory.oom_control", text, 0644).ok());
+  };
+  count(0);
+  EXPECT_TRUE(WriteFile(files.path() + "/cgroup.event_control", "", 0644).ok());
+  auto watch = Watch::Start(io_, false, files.path(),
+                            [this](const Counters& c) { kills_.push_back(c.oom_kill); });
+  ASSERT_TRUE(watch.ok()) << watch.status();
+  const std::string registered = ReadFile(files.path() + "/cgroup.event_control").value_or("");
+  const int signal = std::stoi(registered);
+  Settle();
+  ASSERT_EQ(eventfd_write(signal, 1), 0);
+  count(1);
+  ASSERT_EQ(eventfd_write(signal, 1), 0);
+  ASSERT_TRUE(RunUntil(io_, [this] { return kills_.size() == 1; }));
+  count(2);
+  EXPECT_TRUE(RunUntil(io_, [this] { return kills_.size() == 2; }));
+  // The next one's signal starts the readings anew.
+  ASSERT_EQ(eventfd_write(signal, 1), 0);
+  Settle();
+  count(3);
+  EXPECT_TRUE(RunUntil(io_, [this] { return kills_.size() == 3; }));
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2, 3}));
 }
 
 TEST_F(OomCgroup1, CountsCgroupsBelowAndKeepsTheCountWhenTheyAreRemoved) {
