@@ -13,6 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "oom/cgroupfs.h"
 #include "runtime/base/capabilities.h"
@@ -65,6 +66,20 @@ absl::string_view CutAt(absl::string_view& text, char end) {
   return taken;
 }
 
+// As the log has it, which is printable ASCII: systemd puts backslashes into names (\x2d).
+std::string Escaped(absl::string_view text) {
+  std::string escaped;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < ' ' || byte >= 127 || byte == '\\') {
+      absl::StrAppend(&escaped, "\\x", absl::Hex(byte, absl::kZeroPad2));
+    } else {
+      escaped += c;
+    }
+  }
+  return escaped;
+}
+
 // Where `key` is, npos unless it is there once: a name may have it in itself.
 size_t FindOnly(absl::string_view text, absl::string_view key) {
   const size_t at = text.find(key);
@@ -76,7 +91,7 @@ size_t FindOnly(absl::string_view text, absl::string_view key) {
 KernelLog::KernelLog(const std::string& directory)
     : knows_pids_(InNamespace("/proc/self/ns/pid", kFirstPidNamespace)) {
   if (InNamespace("/proc/self/ns/cgroup", kFirstCgroupNamespace))
-    cgroup_ = NameInHierarchy(directory);
+    cgroup_ = Escaped(NameInHierarchy(directory));
 }
 
 void KernelLog::Know(std::vector<pid_t> processes, bool keep) {

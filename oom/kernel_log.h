@@ -56,7 +56,7 @@ class KernelLog {
   void AddKill(absl::string_view text, uint64_t at);
 
   UniqueFd log_;
-  // As the kernel names it; empty: not known.
+  // As the kernel's log names it; empty: not known.
   std::string cgroup_;
   bool knows_pids_;
   std::vector<pid_t> processes_;

@@ -79,6 +79,16 @@ TEST_F(OomKernelLog, TellsAProcessOfItsCgroupThatNobodyKnew) {
   EXPECT_EQ(Taken(), (Words{"7 dd /pod", "8 dd /pod"}));
 }
 
+// The log has what is not printable ASCII, and a backslash, as \xNN.
+TEST_F(OomKernelLog, KnowsItsCgroupByTheNameThatTheLogHas) {
+  const std::string name = absl::StrCat("feather-test-", getpid(), "-a\\x2db\xc3\xa9");
+  const test::MemoryCgroup cgroup(directory_, name);
+  log_.emplace(cgroup.path());
+  Choose(7, absl::StrCat("/feather-test-", getpid(), "-a\\x5cx2db\\xc3\\xa9"));
+  log_->Add(Killed(7));
+  EXPECT_EQ(Taken(), (Words{"7 dd /pod"}));
+}
+
 TEST_F(OomKernelLog, TellsTheFirstVictimOfAGroupOnce) {
   log_->Know({7, 8});
   Choose(7, name_);
