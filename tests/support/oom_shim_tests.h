@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -158,6 +160,34 @@ TEST_F(OomShim, TheKillOfAnExecIsToldBeforeItsExit) {
   EXPECT_THAT(Ends("exec"), ::testing::ElementsAre("/tasks/oom exec", "/tasks/exit exec one 137",
                                                    "/tasks/oom exec", "/tasks/exit exec two 137",
                                                    "/tasks/exit exec 137"));
+}
+
+// As of Docker in Docker. On cgroup1 it is told with the next reading, here the init's exit.
+TEST_F(OomShim, TheKillInACgroupBelowTheContainersIsToldOnceAndBeforeTheExit) {
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  auto pid = c.Create();
+  ASSERT_TRUE(pid.ok()) << pid.status();
+  ASSERT_TRUE(c.Start().ok());
+  const std::string directory = MemoryDirectory(c);
+  const std::string leaf = directory + "/leaf";
+  ASSERT_EQ(mkdir(leaf.c_str(), 0755), 0) << strerror(errno);
+  // On cgroup2 only a cgroup without processes can have others with controllers below it.
+  ASSERT_TRUE(WriteFile(leaf + "/cgroup.procs", absl::StrCat(*pid), 0).ok());
+  {
+    MemoryCgroup below(directory, "below");
+    below.Limit(uint64_t{8} << 20);
+    Member victim(below, [] { EatMemory(size_t{64} << 20); });
+    EXPECT_TRUE(victim.RunToItsKill());
+    if (Unified()) {
+      EXPECT_TRUE(WaitForOoms("a", 1));
+    }
+    EXPECT_TRUE(c.Kill(SIGKILL).ok());
+    EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+  }
+  rmdir(leaf.c_str());
+  EXPECT_TRUE(c.Remove().ok());
+  EXPECT_TRUE(ctrd_->WaitForDelete("a"));
+  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a 137"));
 }
 
 TEST_F(OomShim, AnExitByItselfAndAKillBySomebodyAreNotOoms) {
