@@ -17,6 +17,8 @@ bool Account::Observe(const Counters& now, Clock::time_point at) {
     return false;
   }
   told_ = now.oom_kill;
+  // If just one of the two readings had a group's counter, they are the halves of one group kill;
+  // if both had it, two groups; if neither, two kills of one process each.
   if (recent && (group_rose != told_group_ || told_maybe_group_)) {
     told_group_ = told_group_ || group_rose;
     return false;

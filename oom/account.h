@@ -29,17 +29,18 @@ class Account {
 
   // Takes a reading made at `at`; reports it, and returns true, if it must be.
   bool Observe(const Counters& now, Clock::time_point at);
-  // The kill that was reported last may have been the first of a group.
+  // The kill that was reported last may have been the first of a group: until kGroupWindow is over,
+  // every increase is folded into it.
   void InGroup() { told_maybe_group_ = true; }
   const Counters& last() const { return last_; }
 
  private:
   Watch::OnKill on_kill_;
   Counters last_;
-  uint64_t told_;
-  std::optional<Clock::time_point> told_at_;
-  bool told_group_ = false;
-  bool told_maybe_group_ = false;
+  uint64_t told_;                             // oom_kill up to which all is reported
+  std::optional<Clock::time_point> told_at_;  // the last report, if there was one
+  bool told_group_ = false;                   // its oom_group_kill has been read
+  bool told_maybe_group_ = false;             // InGroup
 };
 
 }  // namespace feather::oom

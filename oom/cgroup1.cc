@@ -39,7 +39,7 @@ class SubtreeKills {
   explicit SubtreeKills(std::string directory) : directory_(std::move(directory)) {}
   const std::string& directory() const { return directory_; }
 
-  // `own`: oom_kill of the cgroup itself.
+  // Takes a reading of all; `own`: oom_kill of the cgroup itself. Returns the kills so far.
   uint64_t Add(uint64_t own) {
     std::map<std::string, uint64_t> now;
     for (const std::string& path : DirectoryTree(directory_, kMostCgroups)) {

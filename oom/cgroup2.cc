@@ -72,6 +72,7 @@ class State : public std::enable_shared_from_this<State> {
 
   void Read() {
     if (!memory_.is_open()) return;
+    // First, so that a kill between the two is in one of the counts (siblings.h).
     if (parent_.is_open()) ReadParent();
     // Before the counters: the kill that empties the cgroup in between would be in neither reading.
     bool populated = Populated();
@@ -139,7 +140,8 @@ class State : public std::enable_shared_from_this<State> {
     Close();
   }
 
-  // True until the cgroup has turned empty after there were processes in it.
+  // True until the cgroup has turned empty after there were processes in it: a watch may start
+  // before the first has joined.
   bool Populated() {
     Content events = ReadAgain(cgroup_.native_handle());
     bool populated = false;
@@ -156,6 +158,7 @@ class State : public std::enable_shared_from_this<State> {
     parent_.close(ignored);
   }
 
+  // The cgroup was removed before this reading.
   void Gone() {
     Counters now = account_.last();
     std::optional<uint64_t> count = siblings_.LastCount();

@@ -36,7 +36,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   // the loop until End or Drop. Without it, the victim of a kill just now may remain unknown.
   void Ask(std::function<void()> read_counters) { read_counters_ = std::move(read_counters); }
 
-  // The processes that are in the cgroup now, at each reading.
+  // Call it at each reading, with the processes that are in the cgroup then (KernelLog::Know).
   void Know(std::vector<pid_t> processes) { log_.Know(std::move(processes), following_); }
   // Call it for each increase of the counter, `told` or not.
   void Counted(const Counters& now, bool told);
@@ -62,10 +62,10 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   Watch::OnExplained on_explained_;
   std::function<void()> read_counters_;
   KernelLog log_;
-  std::optional<Explanation> pending_;
-  std::vector<Victim> found_;
-  std::optional<Clock::time_point> counted_at_;
-  bool following_ = false;
+  std::optional<Explanation> pending_;           // of a kill that was told, not yet explained
+  std::vector<Victim> found_;                    // in the log, and in no explanation yet
+  std::optional<Clock::time_point> counted_at_;  // the last increase
+  bool following_ = false;                       // Follow runs
   bool ended_ = false;
 };
 

@@ -32,6 +32,7 @@ class Siblings {
     uint64_t parent = 0;
     std::map<std::string, uint64_t> children;
   };
+  // nullopt: the parent is gone, or changed during each of some attempts.
   std::optional<Reading> ReadAll() const;
 
   std::string parent_;

@@ -47,7 +47,13 @@ struct Explanation {
 // Watches one container's cgroup for OOM kills. Back ends: cgroup2.h (memory.events and
 // cgroup.events polled for EPOLLPRI, no inotify) and cgroup1.h (memory.oom_control with an
 // eventfd); their headers name the kernel's guarantees that they stand on and what remains
-// uncertain.
+// uncertain. What they are made of, in the order in which to read it:
+//   cgroupfs.h    reads and parses the files
+//   account.h     decides which readings are told
+//   explainer.h   asks the kernel's log (kernel_log.h) who was killed
+//   siblings.h    cgroup2 below systemd: the count of a cgroup that is gone before it was read
+//
+// "Told" means, here and in those files, that on_kill was called.
 //
 // `on_kill` is called from the loop, or from inside Read and Finish, never from inside Start, once
 // for each reading that finds `oom_kill` greater than the one before; a group kill that was read
