@@ -64,6 +64,7 @@ PodConfig NamespacesOf(const cri::v1::PodSandboxConfig& config, const std::strin
   pod.netns_path = netns_path;
   pod.own_ipc = options.ipc() != cri::v1::NODE;
   pod.own_pid = options.pid() == cri::v1::POD;
+  pod.host_pid = options.pid() == cri::v1::NODE;
   pod.own_user = options.has_userns_options() && options.userns_options().mode() == cri::v1::POD;
   for (const auto& [name, value] : config.linux().sysctls()) pod.sysctls.emplace_back(name, value);
   std::sort(pod.sysctls.begin(), pod.sysctls.end());
@@ -196,7 +197,7 @@ absl::Status SandboxService::PrepareBundle(const std::string& bundle,
     return absl::FailedPreconditionError("the sandbox of this shim does not run");
   if (absl::EndsWith(sandbox_->cgroup_parent, ".slice")) options.systemd_cgroup = true;
   return JoinPod(bundle + "/config.json", sandbox_->files, sandbox_->pid(),
-                 sandbox_->namespaces->Paths());
+                 sandbox_->namespaces->Paths(), sandbox_->config.host_pid);
 }
 
 absl::StatusOr<std::shared_ptr<SandboxService::Sandbox>> SandboxService::Find(

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <filesystem>
@@ -157,7 +158,7 @@ Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle) {
 }
 
 absl::Status JoinPod(const std::string& path, const PodFiles& files, pid_t pid,
-                     const NamespacePaths& namespaces) {
+                     const NamespacePaths& namespaces, bool host_pid) {
   absl::StatusOr<std::string> text = ReadFile(path);
   // The OCI runtime says best what is wrong. ParseSpec also limits the depth.
   if (!text.ok() || !ParseSpec(*text).ok()) return absl::OkStatus();
@@ -167,6 +168,10 @@ absl::Status JoinPod(const std::string& path, const PodFiles& files, pid_t pid,
   text->shrink_to_fit();
   Config config(std::move(json));
   std::string own = absl::StrCat("/proc/", pid, "/ns/");
+  bool own_pid = std::any_of(namespaces.begin(), namespaces.end(),
+                             [](const auto& entry) { return entry.first == "pid"; });
+  if (!own_pid && !host_pid && config.IsIn("pid", own + "pid"))
+    return absl::InvalidArgumentError("the containers of this pod share no pid namespace");
   bool changed = false;
   if (config.IsIn("network", own + "net")) changed |= JoinFiles(config, files);
   if (config.IsIn("ipc", own + "ipc")) changed |= JoinShm(config, files);

@@ -38,8 +38,10 @@ Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle);
 //   for which it has no mount;
 // - each of those namespaces of which `namespaces` has another path is named by that one.
 // A file that is missing or broken, or of a container outside of the pod, is left alone.
+// InvalidArgument if the container is to share the pod's pid namespace and there is none: that of
+// `pid` would be the host's, which is for a pod of the host's (`host_pid`) only.
 absl::Status JoinPod(const std::string& config, const PodFiles& files, pid_t pid,
-                     const NamespacePaths& namespaces);
+                     const NamespacePaths& namespaces, bool host_pid);
 
 // resolv.conf(5) with a line for each kind that is not empty.
 std::string ResolvConf(const std::vector<std::string>& servers,

@@ -23,6 +23,8 @@ struct PodConfig {
   bool own_ipc = true;
   // The containers share a pid namespace, which needs a process 1.
   bool own_pid = false;
+  // They are in the host's pid namespace.
+  bool host_pid = false;
   // The network namespace belongs to a user namespace, which is the pod's.
   bool own_user = false;
   std::vector<std::pair<std::string, std::string>> sysctls;  // name, value

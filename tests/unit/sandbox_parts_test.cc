@@ -87,7 +87,7 @@ class JoinPodTest : public testing::Test {
   json JoinText(const std::string& text, const NamespacePaths& paths = {}) {
     std::string path = directory_.path() + "/config.json";
     EXPECT_TRUE(WriteFile(path, text, 0644).ok());
-    EXPECT_TRUE(JoinPod(path, files_, 7, paths).ok());
+    EXPECT_TRUE(JoinPod(path, files_, 7, paths, /*host_pid=*/true).ok());
     after_ = *ReadFile(path);
     return json::parse(after_, nullptr, false);
   }
@@ -157,6 +157,17 @@ TEST_F(JoinPodTest, NamesTheNamespacesWhereTheyAre) {
       before_);
 }
 
+// The shim's own is the host's.
+TEST_F(JoinPodTest, RefusesToShareAPidNamespaceThatThePodHasNot) {
+  const json spec = {
+      {"linux", {{"namespaces", {kNet, {{"type", "pid"}, {"path", "/proc/7/ns/pid"}}}}}}};
+  const std::string path = directory_.path() + "/config.json";
+  ASSERT_TRUE(WriteFile(path, spec.dump(), 0644).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(JoinPod(path, files_, 7, {}, /*host_pid=*/false)));
+  EXPECT_EQ(*ReadFile(path), spec.dump());
+  EXPECT_TRUE(JoinPod(path, files_, 7, {{"pid", "/proc/6/fd/3"}}, /*host_pid=*/false).ok());
+}
+
 // As runc looks for the mapping of a user namespace that a path names.
 TEST(DescriptorPath, IsNotTakenForThatOfAProcesssOwnNamespace) {
   UniqueFd own = *OpenFile("/proc/self/ns/user", O_RDONLY);
@@ -180,7 +191,7 @@ TEST_F(JoinPodTest, LeavesWhatItDoesNotUnderstandToTheOciRuntime) {
     JoinText(text);
     EXPECT_EQ(after_, text);
   }
-  EXPECT_TRUE(JoinPod("/no/such/file", files_, 7, {}).ok());
+  EXPECT_TRUE(JoinPod("/no/such/file", files_, 7, {}, false).ok());
 }
 
 TEST_F(JoinPodTest, AddsMountsWhereThereAreNone) {
