@@ -17,6 +17,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/mutex.h"
 #include "runtime/base/status.h"
+#include "runtime/base/user_namespace.h"
 #include "runtime/bundle.h"
 #include "runtime/sandbox/pod_cgroup.h"
 #include "runtime/sandbox/pod_files.h"
@@ -76,7 +77,8 @@ PodConfig NamespacesOf(const cri::v1::PodSandboxConfig& config, const std::strin
       pod.sysctls.insert(pod.sysctls.begin(), {name, value});
   };
   set("net.ipv4.ip_unprivileged_port_start", "0");
-  if (!pod.own_user) set("net.ipv4.ping_group_range", "0 2147483647");
+  // In a user namespace those groups are not all there.
+  if (!pod.own_user && !InUserNamespace()) set("net.ipv4.ping_group_range", "0 2147483647");
   return pod;
 }
 

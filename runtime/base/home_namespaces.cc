@@ -57,6 +57,11 @@ absl::Status LeaveHome(Namespaces to) {
     }
     g_home[i] = own->Release();
   }
+  // In a user namespace, home may be nothing that one can come back to.
+  if (absl::Status back = Enter(g_home); !back.ok()) {
+    CloseAll(g_home);
+    return Annotate(back, "there would be no way back");
+  }
   g_away = true;
   g_net = to.net;
   absl::Status status = Enter(target);

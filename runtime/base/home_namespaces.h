@@ -22,7 +22,8 @@ struct Namespaces {
   int uts = -1;
 };
 
-// All of them or none. Once, until ReturnHome.
+// All of them or none, and none if there is no way back: that takes CAP_SYS_ADMIN at home, which
+// root of a user namespace has only in what was made there. Once, until ReturnHome.
 absl::Status LeaveHome(Namespaces to);
 // Back. Nothing to do at home.
 absl::Status ReturnHome();

@@ -255,5 +255,25 @@ TEST(HomeNamespaces, AreNotLeftByHalf) {
   }));
 }
 
+TEST(HomeNamespaces, AreNotLeftIfThereIsNoWayBack) {
+  EXPECT_TRUE(InChild([] {
+    if (unshare(CLONE_NEWUSER) < 0) return false;
+    const std::string uts = Own("uts");
+    const pid_t other = fork();
+    if (other == 0) {
+      if (unshare(CLONE_NEWUTS) == 0) raise(SIGSTOP);
+      _exit(1);
+    }
+    int status = 0;
+    waitpid(other, &status, WUNTRACED);
+    if (!WIFSTOPPED(status)) return false;
+    UniqueFd other_uts = *OpenFile(absl::StrCat("/proc/", other, "/ns/uts"), O_RDONLY);
+    kill(other, SIGKILL);
+    waitpid(other, nullptr, 0);
+    return absl::IsPermissionDenied(LeaveHome({.uts = other_uts.get()})) &&
+           HomeNamespaces() == nullptr && Own("uts") == uts;
+  }));
+}
+
 }  // namespace
 }  // namespace feather
