@@ -253,7 +253,8 @@ Async<absl::Status> SandboxService::Enter(std::shared_ptr<Sandbox> sandbox) {
   sandbox->has_files = true;
   auto on_end = [weak = std::weak_ptr<Sandbox>(sandbox)](const Exit& exit) {
     std::shared_ptr<Sandbox> ended = weak.lock();
-    if (!ended) return;
+    // Before it is ready it is the start that fails.
+    if (!ended || ended->state != Sandbox::State::kReady) return;
     LogWarning("a pod's process 1 has ended", {{"id", ended->id}});
     ended->SetStopped(exit.status, exit.at);
   };
@@ -272,10 +273,8 @@ SandboxService::Answer<api::StartSandboxResponse> SandboxService::Start(
         absl::StrCat("sandbox ", sandbox->id, " has been stopped"));
   if (sandbox->state == Sandbox::State::kCreated) {
     absl::Status status = co_await Enter(sandbox);
-    // Its process 1 may have ended by now.
-    if (status.ok() && sandbox->state == Sandbox::State::kStopped)
-      status =
-          absl::FailedPreconditionError(absl::StrCat("sandbox ", sandbox->id, " has been stopped"));
+    if (status.ok() && sandbox->namespaces->ended())
+      status = absl::UnknownError("make the pod's namespaces: the pod's process 1 has ended");
     if (status.ok() && context.IsOver()) status = context.OverError();
     if (!status.ok()) {
       if (absl::Status released = co_await Release(sandbox); !released.ok())

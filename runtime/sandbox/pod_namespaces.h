@@ -62,8 +62,10 @@ class PodNamespaces {
   // Those of its own, as descriptors of this process. Unlike /proc/<pid>/ns/* such a path is never
   // that of another namespace: after Leave it leads nowhere.
   NamespacePaths Paths() const;
+  // The pod's process 1 has ended.
+  bool ended() const { return ended_ && ended_->set(); }
 
-  // Lets go of the namespaces. They live on while containers do. Once.
+  // Lets go of the namespaces. They live on while containers do. Once; again after an error.
   Async<absl::Status> Leave();
 
  private:
