@@ -97,6 +97,10 @@ PodFiles FilesOf(const cri::v1::PodSandboxConfig& config, const PodConfig& pod,
   return files;
 }
 
+std::string ToText(const nlohmann::json& json) {
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 // The architecture by Go's names.
 std::pair<std::string, std::string> Architecture() {
   utsname host = {};
@@ -145,15 +149,14 @@ struct SandboxService::Sandbox {
   // What is known of the pod in the form of an OCI spec; containerd (2.3) hands it to NRI plugins,
   // to the last of them when the sandbox has stopped: none of these paths is the host's namespace
   // then.
-  std::string Spec() const {
+  nlohmann::json Spec() const {
     nlohmann::json namespaces_json = nlohmann::json::array();
     for (const auto& [type, path] : namespaces ? namespaces->Paths() : NamespacePaths())
       namespaces_json.push_back(
           {{"type", type}, {"path", type == "network" ? config.netns_path : path}});
-    nlohmann::json spec = {{"ociVersion", "1.0.2"},
-                           {"hostname", config.hostname},
-                           {"linux", {{"namespaces", std::move(namespaces_json)}}}};
-    return spec.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    return {{"ociVersion", "1.0.2"},
+            {"hostname", config.hostname},
+            {"linux", {{"namespaces", std::move(namespaces_json)}}}};
   }
 };
 
@@ -292,7 +295,7 @@ SandboxService::Answer<api::StartSandboxResponse> SandboxService::Start(
   response.set_pid(static_cast<uint32_t>(sandbox->pid()));
   *response.mutable_created_at() = Timestamp(sandbox->created_at);
   response.mutable_spec()->set_type_url(kSpecType);
-  response.mutable_spec()->set_value(sandbox->Spec());
+  response.mutable_spec()->set_value(ToText(sandbox->Spec()));
   co_return response;
 }
 
@@ -342,7 +345,13 @@ SandboxService::Answer<api::SandboxStatusResponse> SandboxService::Status(
   if (request.verbose()) {
     auto& info = *response.mutable_info();
     info["networkNamespace"] = sandbox->config.netns_path;
-    if (ready) info["runtimeSpec"] = sandbox->Spec();
+    // CRI's own, which it adds to: `crictl inspectp` has a pod's pid from there.
+    nlohmann::json own = {{"pid", sandbox->pid()}};
+    if (ready) {
+      own["runtimeSpec"] = sandbox->Spec();
+      info["runtimeSpec"] = ToText(own["runtimeSpec"]);
+    }
+    info["info"] = ToText(own);
   }
   co_return response;
 }

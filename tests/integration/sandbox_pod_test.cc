@@ -46,12 +46,15 @@ TEST_F(SandboxPodTest, NoContainerIsCreatedOnceItHasStopped) {
   auto status = Call<api::SandboxStatusResponse>("SandboxStatus", verbose);
   ASSERT_THAT(status, IsOk());
   EXPECT_THAT(status->info().at("runtimeSpec"), HasSubstr(Network().path()));
+  auto pid_in_info = [&] { return nlohmann::json::parse(status->info().at("info"))["pid"]; };
+  EXPECT_EQ(pid_in_info(), pid) << "crictl inspectp shows it";
   Container& late = New("late", InPod(pid, "true"));
   EXPECT_THAT(Stop(), IsOk());
   status = Call<api::SandboxStatusResponse>("SandboxStatus", verbose);
   ASSERT_THAT(status, IsOk());
   EXPECT_EQ(status->state(), "SANDBOX_NOTREADY");
   EXPECT_FALSE(status->info().contains("runtimeSpec"));
+  EXPECT_EQ(pid_in_info(), 0);
   EXPECT_THAT(late.Create(), IsError(kFailedPrecondition, "the sandbox of this shim does not run"));
   EXPECT_THAT(Shutdown(), IsOk());
 }
