@@ -48,6 +48,21 @@ class Faults : public WitnessTest {
     // In one step: the witness' commands run at the same time.
     ASSERT_TRUE(WriteFileAtomically(faults_.path() + "/" + command, script + "\n", 0644).ok());
   }
+  std::string hanging() const {
+    return faults_.path() + "/pid";
+  }  // the pid of a command that hangs
+  // The command hangs, and can be awaited and killed.
+  void Hang(const std::string& command) {
+    Break(command, absl::StrCat("echo $$ >", hanging(), ".new; mv ", hanging(), ".new ", hanging(),
+                                "; exec sleep 1000"));
+  }
+  bool Hangs() {
+    return RunUntil([this] { return access(hanging().c_str(), F_OK) == 0; });
+  }
+  void KillWhatHangs() {
+    ASSERT_EQ(kill(std::stoi(*ReadFile(hanging())), SIGKILL), 0);
+    unlink(hanging().c_str());
+  }
   static task::UpdateTaskRequest UpdateRequest() {
     task::UpdateTaskRequest request;
     request.mutable_resources()->set_type_url(
@@ -196,11 +211,9 @@ TEST_F(Faults, OthersAreServedWhileARuntimeHangsAndAKillOfItIsAnError) {
   StartWitness();
   Container& c = NewMember("a");
   Remember();
-  std::string pid_file = faults_.path() + "/pid";
-  Break("create", absl::StrCat("echo $$ >", pid_file, ".new; mv ", pid_file, ".new ", pid_file,
-                               "; exec sleep 1000"));
+  Hang("create");
   auto created = c.Send<task::CreateTaskResponse>("Create", c.CreateRequest());
-  ASSERT_TRUE(RunUntil([&] { return access(pid_file.c_str(), F_OK) == 0; }));
+  ASSERT_TRUE(Hangs());
   EXPECT_THAT(witness_->State(), IsOk());
   EXPECT_THAT(c.State(), IsError(kNotFound, ""));
   ASSERT_THAT(witness_->Exec("x", {"true"}), IsOk());
@@ -208,7 +221,7 @@ TEST_F(Faults, OthersAreServedWhileARuntimeHangsAndAKillOfItIsAnError) {
   EXPECT_EQ(witness_->Wait("x")->exit_status(), 0u);
   EXPECT_THAT(witness_->Delete("x"), IsOk());
   EXPECT_FALSE(created.done());
-  ASSERT_EQ(kill(std::stoi(*ReadFile(pid_file)), SIGKILL), 0);
+  KillWhatHangs();
   EXPECT_THAT(created.Get(), IsError(kUnknown, "137"));
   ExpectUnharmed("a killed runtime");
   Mend("create");
@@ -270,18 +283,15 @@ TEST_F(Faults, EveryRequestWhoseRuntimeHangsHoldsNobodyElseUp) {
   StartWitness();
   Container& c = NewMember("a");
   Remember();
-  std::string pid_file = faults_.path() + "/pid";
   auto hang = [&](const std::string& command, const char* method, const auto& request) {
-    Break(command, absl::StrCat("echo $$ >", pid_file, ".new; mv ", pid_file, ".new ", pid_file,
-                                "; exec sleep 1000"));
+    Hang(command);
     auto answer = c.Send<google::protobuf::Empty>(method, request);
-    ASSERT_TRUE(RunUntil([&] { return access(pid_file.c_str(), F_OK) == 0; })) << method;
+    ASSERT_TRUE(Hangs()) << method;
     EXPECT_THAT(witness_->State(), IsOk());
     ExpectAnswers(c);
     EXPECT_FALSE(answer.done()) << method;
-    ASSERT_EQ(kill(std::stoi(*ReadFile(pid_file)), SIGKILL), 0);
+    KillWhatHangs();
     EXPECT_FALSE(answer.Get().ok()) << method;
-    unlink(pid_file.c_str());
     Mend(command);
     ExpectUnharmed(method);
   };
