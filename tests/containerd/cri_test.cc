@@ -176,7 +176,8 @@ TEST_P(Cri, ContainersShareThePidNamespaceIfThePodSaysSo) {
 
 TEST_P(Cri, APodMayBeOnTheHostsNetwork) {
   // containerd up to 2.2 panics when a pod without a pause container is on the host's network.
-  if (shim_mode() && daemon_->OlderThan(2, 3)) GTEST_SKIP() << "not with this containerd";
+  if (shim_mode() && daemon_->OlderThan(2, 3))
+    GTEST_SKIP() << "without a pause container only containerd 2.3 and later can";
   cri::PodSandboxConfig config = PodConfig("pod");
   config.clear_hostname();
   Options(config).set_network(cri::NODE);
