@@ -91,6 +91,23 @@ void ReadsAConfigJson(benchmark::State& state) {
 }
 BENCHMARK(ReadsAConfigJson)->Arg(30)->Arg(3000);
 
+// What an exec brings: a container's environment and capabilities again.
+void RewritesAnExecsProcess(benchmark::State& state) {
+  std::string json = R"({"args":["sh","-c","exit 0"],"cwd":"/","user":{"uid":0,"gid":0},"env":[)";
+  for (int64_t i = 0; i < state.range(0); ++i)
+    absl::StrAppend(&json, i > 0 ? "," : "", R"("VARIABLE_)", i, R"(=a value of some length")");
+  json += R"(],"capabilities":{)";
+  for (const char* set : {"bounding", "effective", "permitted"}) {
+    absl::StrAppend(&json, set[0] == 'b' ? "" : ",", "\"", set, "\":[\"CAP_CHOWN\"");
+    for (int i = 0; i < 13; ++i) json += R"(,"CAP_NET_BIND_SERVICE")";
+    json += "]";
+  }
+  json += "}}";
+  for (auto _ : state) benchmark::DoNotOptimize(ProcessSpec(json, false));
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(json.size()));
+}
+BENCHMARK(RewritesAnExecsProcess)->Arg(30)->Arg(3000);
+
 std::string MountInfoOf(int64_t count) {
   std::string text =
       "24 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
