@@ -28,7 +28,8 @@ constexpr size_t kMaxConfigSize = size_t{64} << 20;
 constexpr size_t kMaxDepth = 1000;
 
 // What both readers below have in common as receivers of the parser's events. The parser itself
-// does not recurse. Each event comes down to Open, Close or Scalar.
+// does not recurse. It reads each string into the same buffer: to move from that costs more than
+// to copy, since the next one has to grow anew. Each event comes down to Open, Close or Scalar.
 template <typename Derived>
 class Receiver {
  public:
@@ -94,7 +95,7 @@ class SpecReader : public Receiver<SpecReader> {
   }
 
   bool Key(std::string& name) {
-    if (depth() <= kLevels) keys_[depth() - 1] = std::move(name);
+    if (depth() <= kLevels) keys_[depth() - 1] = name;
     return true;
   }
   void Open(bool object) {
@@ -155,7 +156,7 @@ class Copier : public Receiver<Copier> {
     // Go's decoder matches keys without regard to case: a "Terminal" would win over ours.
     if (depth() == 1 && !without_.empty() && absl::EqualsIgnoreCase(name, without_))
       skipping_ = true;
-    key_ = std::move(name);
+    key_ = name;
     return true;
   }
   void Open(bool object) {
