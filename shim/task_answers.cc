@@ -96,19 +96,19 @@ TaskService::Answer<api::PidsResponse> TaskService::Pids(rpc::CallContext,
                                                          api::PidsRequest request) {
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
   const Container& container = *task->container;
-  api::PidsResponse response;
-  if (!container.cgroup()) {
-    // containerd takes a task without processes for a leaked one when it restarts, and deletes it.
-    const Process& init = *container.init();
-    if (init.pid != 0 && !init.reaped())
-      response.add_processes()->set_pid(static_cast<uint32_t>(init.pid));
-    co_return response;
+  std::vector<pid_t> pids;
+  if (container.cgroup()) {
+    auto found = CgroupPids(*container.cgroup());
+    // A cgroup that is gone holds no process.
+    if (!found.ok() && !absl::IsNotFound(found.status())) co_return found.status();
+    if (found.ok()) pids = *std::move(found);
   }
-  auto pids = CgroupPids(*container.cgroup());
-  // A cgroup that is gone holds no process.
-  if (absl::IsNotFound(pids.status())) co_return response;
-  CO_RETURN_IF_ERROR(pids.status());
-  for (pid_t pid : *pids) {
+  // When it starts, containerd (1.7 and later) takes a task without processes for a leaked one and
+  // deletes it, and what it exited with is lost: for CRI it was 255. So the init counts, as it does
+  // in State, until it is deleted.
+  if (pids.empty() && container.init()->pid != 0) pids.push_back(container.init()->pid);
+  api::PidsResponse response;
+  for (pid_t pid : pids) {
     auto* process = response.add_processes();
     process->set_pid(static_cast<uint32_t>(pid));
     for (const auto& [exec_id, exec] : container.execs()) {

@@ -97,7 +97,9 @@ TEST_F(SystemdCgroup, WhatTheInitLeavesInTheScopeIsKilled) {
   pid_t init = static_cast<pid_t>(c.State()->pid());
   kill(init, SIGKILL);
   EXPECT_EQ(c.Wait()->exit_status(), 137u);
-  EXPECT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 0; }));
+  // Until it is deleted.
+  EXPECT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 1; }));
+  EXPECT_EQ(c.Pids()->processes(0).pid(), static_cast<uint32_t>(init));
   EXPECT_THAT(c.Remove(), IsOk());
   EXPECT_TRUE(RunUntil([&] { return access(scope_.c_str(), F_OK) != 0; }));
 }

@@ -7,9 +7,14 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
 #include "tests/support/proc.h"
 
 namespace feather::testing {
@@ -152,6 +157,124 @@ TEST_P(Cri, APodSurvivesARestartOfContainerd) {
   EXPECT_TRUE(StopPod(*pod).ok());
   EXPECT_EQ(PodStatus(*pod).state(), cri::SANDBOX_NOTREADY);
   EXPECT_TRUE(RemovePod(*pod).ok());
+}
+
+// Killed while a container is being stopped, an exec runs and another pod is being made, and away
+// when containers end.
+TEST_P(Cri, NothingIsLostWhenContainerdIsKilledAmidAllThat) {
+  const std::string go = daemon_->directory() + "/go";
+  ASSERT_EQ(mkdir(go.c_str(), 0755), 0);
+  const cri::PodSandboxConfig config = PodConfig("pod");
+  auto pod = RunPod(config, Handler());
+  ASSERT_TRUE(pod.ok()) << pod.status();
+  std::map<std::string, std::string> ids;
+  const auto run = [&](const std::string& name, const std::string& script, int64_t limit = 0) {
+    cri::ContainerConfig container = ContainerConfig(config, name, script);
+    cri::Mount& mount = *container.add_mounts();
+    mount.set_container_path("/go");
+    mount.set_host_path(go);
+    if (limit > 0) container.mutable_linux()->mutable_resources()->set_memory_limit_in_bytes(limit);
+    auto id = RunContainer(*pod, config, container);
+    ASSERT_TRUE(id.ok()) << id.status();
+    ids[name] = *id;
+  };
+  const auto is_there = [&](const std::string& file) {
+    return Eventually([&] { return access(absl::StrCat(go, "/", file).c_str(), F_OK) == 0; });
+  };
+  const auto make = [&](const std::string& file) {
+    ASSERT_TRUE(WriteFile(absl::StrCat(go, "/", file), "", 0644).ok());
+  };
+  ASSERT_NO_FATAL_FAILURE(run("talks", "while :; do echo x; sleep 0.02; done"));
+  ASSERT_NO_FATAL_FAILURE(
+      run("ends", "until [ -e /go/end ]; do sleep 0.02; done; touch /go/ended; exit 5"));
+  ASSERT_NO_FATAL_FAILURE(run("eats",
+                              "until [ -e /go/end ]; do sleep 0.02; done;"
+                              "exec dd if=/dev/zero of=/dev/null bs=400M count=1",
+                              64 << 20));
+  ASSERT_NO_FATAL_FAILURE(
+      run("stops",
+          "trap 'touch /go/asked; until [ -e /go/end ]; do sleep 0.02; done; exit 7' TERM;"
+          "touch /go/trap; while :; do sleep 0.02; done"));
+  EXPECT_TRUE(is_there("trap"));
+  std::vector<std::thread> calls;
+  calls.emplace_back([&] { StopContainer(ids["stops"], 100).IgnoreError(); });
+  calls.emplace_back(
+      [&] { ExecSync(ids["talks"], "touch /go/exec; exec sleep 1000").status().IgnoreError(); });
+  EXPECT_TRUE(is_there("asked"));
+  EXPECT_TRUE(is_there("exec"));
+  const cri::PodSandboxConfig other_config = PodConfig("other");
+  calls.emplace_back([&] { RunPod(other_config, Handler()).status().IgnoreError(); });
+  daemon_->Kill();
+  make("end");
+  EXPECT_TRUE(is_there("ended"));
+  for (std::thread& call : calls) call.join();
+  ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
+
+  // CRI answers a moment after the daemon.
+  EXPECT_TRUE(Eventually([&] { return ExecSync(ids["talks"], "true").ok(); }));
+  for (const char* name : {"ends", "eats", "stops"}) EXPECT_TRUE(WaitForExit(ids[name])) << name;
+  EXPECT_EQ(ContainerStatus(ids["ends"]).exit_code(), 5);
+  EXPECT_EQ(ContainerStatus(ids["stops"]).exit_code(), 7);
+  EXPECT_EQ(ContainerStatus(ids["eats"]).exit_code(), 137);
+  EXPECT_TRUE(Eventually([&] { return ContainerStatus(ids["eats"]).reason() == "OOMKilled"; }));
+  EXPECT_EQ(PodStatus(*pod).state(), cri::SANDBOX_READY);
+  const size_t said = LogOf("talks").size();
+  EXPECT_TRUE(Eventually([&] { return LogOf("talks").size() > said; })) << "it is read again";
+  ASSERT_NO_FATAL_FAILURE(run("late", "exit 4"));
+  EXPECT_TRUE(WaitForExit(ids["late"]));
+  EXPECT_EQ(ContainerStatus(ids["late"]).exit_code(), 4);
+  // The other pod may be known, or not.
+  auto pods = Call<cri::ListPodSandboxResponse>("ListPodSandbox", cri::ListPodSandboxRequest());
+  ASSERT_TRUE(pods.ok()) << pods.status();
+  for (const cri::PodSandbox& left : pods->items()) {
+    EXPECT_TRUE(StopPod(left.id()).ok());
+    EXPECT_TRUE(RemovePod(left.id()).ok());
+  }
+}
+
+TEST_P(Cri, APodThatCannotBeMadeLeavesNothingAndCanBeMadeLater) {
+  const size_t before = daemon_->Processes().size();
+  const auto networks = [&] {
+    return std::filesystem::is_empty(daemon_->directory() +
+                                     "/state/io.containerd.grpc.v1.cri/netns");
+  };
+  cri::PodSandboxConfig config = PodConfig("pod");
+  auto& sysctls = *config.mutable_linux()->mutable_sysctls();
+  // Refused by the kernel, and beforehand.
+  for (auto [of, name] : {std::pair("net.ipv4.", "not_there"), std::pair("kernel.", "panic")}) {
+    sysctls[absl::StrCat(of, name)] = "1";
+    auto pod = RunPod(config, Handler());
+    EXPECT_FALSE(pod.ok());
+    EXPECT_THAT(pod.status().message(), HasSubstr(name));
+    EXPECT_TRUE(Eventually([&] { return daemon_->Processes().size() == before; }));
+    EXPECT_TRUE(Eventually(networks)) << "the network namespace is gone";
+    sysctls.clear();
+  }
+  auto pod = RunPod(config, Handler());
+  ASSERT_TRUE(pod.ok()) << pod.status();
+  auto a = RunContainer(*pod, config, ContainerConfig(config, "a", "exit 3"));
+  ASSERT_TRUE(a.ok()) << a.status();
+  EXPECT_TRUE(WaitForExit(*a));
+  EXPECT_EQ(ContainerStatus(*a).exit_code(), 3);
+  EXPECT_TRUE(StopPod(*pod).ok());
+  EXPECT_TRUE(RemovePod(*pod).ok());
+}
+
+TEST_P(Cri, ThePidThatIsShownLeadsIntoThePod) {
+  cri::PodSandboxConfig config = PodConfig("web");
+  for (cri::NamespaceMode mode : {cri::CONTAINER, cri::POD}) {
+    Options(config).set_pid(mode);
+    auto pod = RunPod(config, Handler());
+    ASSERT_TRUE(pod.ok()) << pod.status();
+    const auto pid = nlohmann::json::parse(PodInfo(*pod)).at("pid").get<pid_t>();
+    const CommandResult seen =
+        RunCommand({.argv = {"nsenter", "-t", absl::StrCat(pid), "-n", "-u", "-i", "--", "sh", "-c",
+                             "hostname; ip -o -4 address show dev eth0"}});
+    EXPECT_THAT(seen.out, HasSubstr("web\n")) << seen.err;
+    EXPECT_THAT(seen.out, HasSubstr(absl::StrCat(" ", PodStatus(*pod).network().ip(), "/")));
+    EXPECT_TRUE(StopPod(*pod).ok());
+    EXPECT_TRUE(RemovePod(*pod).ok());
+  }
 }
 
 TEST_P(Cri, ContainersShareThePidNamespaceIfThePodSaysSo) {

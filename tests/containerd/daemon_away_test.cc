@@ -151,18 +151,7 @@ TEST_P(DaemonAway, LosesNoExitWhenItIsKilledAtAnyMoment) {
     EXPECT_TRUE(i % 2 == 0 ? AwaitEnd(init) : End(init));
     ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
     daemon_->FollowEvents();
-    // Up to 1.6 containerd keeps the stopped task; later ones delete it when they find it stopped.
-    std::string state;
-    EXPECT_TRUE(Eventually([&] {
-      state = daemon_->TaskStatus(id);
-      return state == "STOPPED" || state.empty();
-    })) << id
-        << " is " << state;
-    if (!state.empty()) {
-      EXPECT_THAT(daemon_->Ctr({"task", "delete", id}).err,
-                  ::testing::HasSubstr(absl::StrCat("exit code ", i)));
-    }
-    EXPECT_EQ(daemon_->Ctr({"container", "delete", id}).code, 0);
+    ExpectExited(id, absl::StrCat(i));
   }
 }
 

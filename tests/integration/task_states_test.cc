@@ -40,6 +40,11 @@ TEST_P(States, OfAnInit) {
   ASSERT_THAT(c.Wait(), IsOk());
 
   EXPECT_EQ(c.State()->status(), STOPPED);
+  // Without a process containerd would take it for a leaked one when it restarts.
+  auto pids = c.Pids();
+  ASSERT_THAT(pids, IsOk());
+  ASSERT_EQ(pids->processes_size(), 1);
+  EXPECT_EQ(pids->processes(0).pid(), c.State()->pid());
   EXPECT_THAT(c.Start(), IsError(kUnknown, "cannot start a stopped process"));
   EXPECT_THAT(TryExec(c), IsError(kUnknown, "cannot exec in a stopped state"));
   EXPECT_THAT(c.Kill(SIGKILL), IsError(kNotFound, "process already finished"));

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 
@@ -129,10 +130,11 @@ void CriTest::TearDown() {
 
 absl::StatusOr<std::string> CriTest::CallBytes(const std::string& path,
                                                const std::string& message) {
-  const std::string base = daemon_->directory() + "/call-";
+  // Calls may be made at the same time.
+  static std::atomic<int> calls = 0;
+  const std::string base = absl::StrCat(daemon_->directory(), "/call-", ++calls, "-");
   if (!WriteFile(base + "request", Frame(message), 0600).ok())
     return absl::InternalError("cannot write the request");
-  for (const char* file : {"answer", "headers"}) unlink((base + file).c_str());
   CommandResult curl =
       RunCommand({.argv = {"curl", "--silent", "--show-error", "--http2-prior-knowledge",
                            "--max-time", "110", "--unix-socket", daemon_->directory() + "/c.sock",
@@ -140,13 +142,14 @@ absl::StatusOr<std::string> CriTest::CallBytes(const std::string& path,
                            "--data-binary", "@" + base + "request", "--output", base + "answer",
                            "--dump-header", base + "headers", "http://localhost" + path}});
   if (curl.code != 0) return absl::UnavailableError("curl: " + curl.err);
-  std::string headers = feather::ReadFile(base + "headers").value_or("");
+  const std::string headers = feather::ReadFile(base + "headers").value_or("");
+  const std::string answer = feather::ReadFile(base + "answer").value_or("");
+  for (const char* file : {"request", "answer", "headers"}) unlink((base + file).c_str());
   int code = -1;
   if (!absl::SimpleAtoi(Header(headers, "grpc-status"), &code))
     return absl::InternalError("no grpc-status: " + headers);
   if (code != 0)
     return absl::Status(static_cast<absl::StatusCode>(code), Header(headers, "grpc-message"));
-  std::string answer = feather::ReadFile(base + "answer").value_or("");
   if (answer.size() < 5) return absl::InternalError("short answer");
   return answer.substr(5);
 }
@@ -181,6 +184,15 @@ cri::PodSandboxStatus CriTest::PodStatus(const std::string& pod) {
   auto response = Call<cri::PodSandboxStatusResponse>("PodSandboxStatus", request);
   EXPECT_TRUE(response.ok()) << response.status();
   return response.ok() ? response->status() : cri::PodSandboxStatus();
+}
+
+std::string CriTest::PodInfo(const std::string& pod) {
+  cri::PodRequest request;
+  request.set_pod_sandbox_id(pod);
+  request.set_verbose(true);
+  auto response = Call<cri::PodSandboxStatusResponse>("PodSandboxStatus", request);
+  EXPECT_TRUE(response.ok()) << response.status();
+  return response.ok() ? response->info().at("info") : "";
 }
 
 absl::Status CriTest::StopPod(const std::string& pod) {

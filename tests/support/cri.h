@@ -53,6 +53,8 @@ class CriTest : public ::testing::TestWithParam<std::string> {
   absl::StatusOr<std::string> RunPod(const cri::PodSandboxConfig& config,
                                      const std::string& handler);
   cri::PodSandboxStatus PodStatus(const std::string& pod);
+  // What `crictl inspectp` shows, in JSON.
+  std::string PodInfo(const std::string& pod);
   absl::Status StopPod(const std::string& pod);
   absl::Status RemovePod(const std::string& pod);
 
