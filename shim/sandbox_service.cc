@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -41,6 +42,8 @@ google::protobuf::Timestamp Timestamp(absl::Time at) {
   return timestamp;
 }
 
+bool HasNul(absl::string_view text) { return absl::StrContains(text, absl::string_view("\0", 1)); }
+
 absl::StatusOr<cri::v1::PodSandboxConfig> ParseOptions(const google::protobuf::Any& options) {
   cri::v1::PodSandboxConfig config;
   absl::string_view type = options.type_url();
@@ -55,6 +58,16 @@ absl::StatusOr<cri::v1::PodSandboxConfig> ParseOptions(const google::protobuf::A
     return absl::InvalidArgumentError(absl::StrCat("unknown type of sandbox options ", type));
   if (!config.ParseFromString(options.value()))
     return absl::InvalidArgumentError("broken sandbox options");
+  if (HasNul(config.hostname())) return absl::InvalidArgumentError("a NUL byte in the hostname");
+  for (const auto& [name, value] : config.linux().sysctls())
+    if (HasNul(value))
+      return absl::InvalidArgumentError(
+          absl::StrCat("a NUL byte in sysctl \"", absl::CHexEscape(name), "\""));
+  const cri::v1::UserNamespace& user =
+      config.linux().security_context().namespace_options().userns_options();
+  if (user.mode() != cri::v1::POD && user.mode() != cri::v1::NODE)
+    return absl::InvalidArgumentError(
+        absl::StrCat("unsupported mode ", user.mode(), " of the user namespace"));
   return config;
 }
 

@@ -114,6 +114,21 @@ TEST_F(SandboxTest, BadRequestsMakeNoSandbox) {
   request.set_sandbox_id("../pod");
   EXPECT_THAT((Call<api::CreateSandboxResponse>("CreateSandbox", request)),
               IsError(kInvalidArgument, "identifier"));
+
+  // What would be cut short, or taken for something else.
+  cri::v1::PodSandboxConfig config = Config();
+  config.set_hostname(std::string("po\0d", 4));
+  EXPECT_THAT(Create(config, ""), IsError(kInvalidArgument, "NUL byte in the hostname"));
+  config = Config();
+  (*config.mutable_linux()->mutable_sysctls())["kernel.msgmax"] = std::string("1\0", 2);
+  EXPECT_THAT(Create(config, ""), IsError(kInvalidArgument, "NUL byte in sysctl"));
+  config = Config();
+  config.mutable_linux()
+      ->mutable_security_context()
+      ->mutable_namespace_options()
+      ->mutable_userns_options()
+      ->set_mode(cri::v1::CONTAINER);
+  EXPECT_THAT(Create(config, ""), IsError(kInvalidArgument, "mode 1 of the user namespace"));
   EXPECT_THAT(Shutdown(), IsOk());
 }
 
