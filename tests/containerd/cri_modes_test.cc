@@ -45,15 +45,20 @@ echo end)look";
 
 class CriModes : public CriTest {
  protected:
+  static std::string HostNamespace(const std::string& type) {
+    return std::filesystem::read_symlink("/proc/self/ns/" + type);
+  }
   // What differs from pod to pod anyway is taken out; namespaces are the host's or not.
   static std::vector<std::string> Normal(const std::string& text) {
     std::vector<std::string> lines;
     for (absl::string_view line : absl::StrSplit(text, '\n')) {
       std::vector<std::string> words = absl::StrSplit(line, ' ');
       if (words[0] == "ns" && words.size() == 3) {
-        std::string host = std::filesystem::read_symlink("/proc/self/ns/" + words[1]);
-        words[2] = words[2] == host ? "the host's" : "its own";
+        words[2] = words[2] == HostNamespace(words[1]) ? "the host's" : "its own";
       }
+      // What else the host's processes keep there at that moment.
+      if (words[0] == "shm" && absl::StrContains(text, "ns ipc " + HostNamespace("ipc")))
+        words.resize(4);
       // The layers of its root.
       if (words[0] == "mount" && words.size() > 3 && words[1] == "/") words.resize(3);
       lines.push_back(absl::StrJoin(words, " "));
