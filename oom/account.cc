@@ -1,22 +1,26 @@
 #include "oom/account.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace feather::oom {
 
-Account::Account(Watch::OnKill on_kill, const Counters& now, std::optional<uint64_t> told)
-    : on_kill_(std::move(on_kill)), last_(now), told_(told.value_or(now.oom_kill)) {}
+Account::Account(Watch::OnKill on_kill, const Counters& now, std::optional<uint64_t> baseline)
+    : on_kill_(std::move(on_kill)),
+      last_(now),
+      // A count below the baseline is that of a cgroup made anew.
+      covered_(std::min(baseline.value_or(now.oom_kill), now.oom_kill)) {}
 
 bool Account::Observe(const Counters& now, Clock::time_point at) {
   bool group_rose = now.oom_group_kill > last_.oom_group_kill;
   bool recent = told_at_ && at - *told_at_ <= kGroupWindow;
   last_ = now;
-  if (now.oom_kill <= told_) {
+  if (now.oom_kill <= covered_) {
     // The first victim was reported before its group was counted.
     if (group_rose && recent) told_group_ = true;
     return false;
   }
-  told_ = now.oom_kill;
+  covered_ = now.oom_kill;
   // If just one of the two readings had a group's counter, they are the halves of one group kill;
   // if both had it, two groups; if neither, two kills of one process each.
   if (recent && (group_rose != told_group_ || told_maybe_group_)) {

@@ -5,22 +5,26 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <cerrno>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
 #include "oom/explainer.h"
+#include "oom/kernel_log.h"
 #include "oom/state_watch.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
 #include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/status.h"
 
 namespace feather::oom {
@@ -33,7 +37,8 @@ constexpr Clock::duration kFirstReread = std::chrono::milliseconds(1);
 constexpr Clock::duration kLongestReread = std::chrono::seconds(1);
 
 // The kills in a cgroup and those below it, kept when one of these is removed. Of more than
-// kMostCgroups the farthest are left out: a container that makes so many hides its own kills only.
+// kMostCgroups the farthest are left out, and what is new to the reading after that may have been
+// counted before: a container that makes so many hides its own kills only.
 class SubtreeKills {
  public:
   explicit SubtreeKills(std::string directory) : directory_(std::move(directory)) {}
@@ -42,7 +47,8 @@ class SubtreeKills {
   // Takes a reading of all; `own`: oom_kill of the cgroup itself. Returns the kills so far.
   uint64_t Add(uint64_t own) {
     std::map<std::string, uint64_t> now;
-    for (const std::string& path : DirectoryTree(directory_, kMostCgroups)) {
+    const std::vector<std::string> tree = DirectoryTree(directory_, kMostCgroups);
+    for (const std::string& path : tree) {
       if (path == directory_) continue;
       Content control = ReadPath(absl::StrCat(path, "/memory.oom_control"));
       if (control.error == 0) now.emplace(path, ParseCounters(control.text).oom_kill);
@@ -50,25 +56,61 @@ class SubtreeKills {
     now.emplace(directory_, own);
     for (const auto& [path, count] : now) {
       auto before = seen_.find(path);
-      // A smaller count is that of a cgroup made anew under the old name.
-      bool same = before != seen_.end() && before->second <= count;
-      total_ += same ? count - before->second : count;
+      if (before == seen_.end()) {
+        if (seen_all_) total_ += count;
+      } else {
+        // A smaller count is that of a cgroup made anew under the old name.
+        total_ += before->second <= count ? count - before->second : count;
+      }
     }
     seen_ = std::move(now);
+    seen_all_ = tree.size() < kMostCgroups;
     return total_;
   }
 
  private:
   std::string directory_;
   std::map<std::string, uint64_t> seen_;
+  bool seen_all_ = true;
   uint64_t total_ = 0;
 };
 
+// Reads all that there is, of an eventfd or of the kernel's log.
+void Drain(int fd) {
+  std::array<char, kLongestRecord> record;
+  ssize_t size = 0;
+  do {
+    size = read(fd, record.data(), record.size());
+    // EPIPE: records were overwritten before they were read. EINVAL: one was too long.
+  } while (size > 0 || (size < 0 && (errno == EPIPE || errno == EINTR || errno == EINVAL)));
+}
+
+// Has `signal` signalled when the cgroup is out of memory.
+absl::Status Register(const UniqueFd& signal, const UniqueFd& control,
+                      const std::string& directory) {
+  const std::string path = absl::StrCat(directory, "/cgroup.event_control");
+  ASSIGN_OR_RETURN(UniqueFd registration, OpenFile(path, O_WRONLY));
+  return Annotate(WriteAll(registration.get(), absl::StrCat(signal.get(), " ", control.get())),
+                  path);
+}
+
+// What is left to be woken by where the kernel does not signal: its log, from now on.
+UniqueFd FollowKernelLog(const absl::Status& why) {
+  UniqueFd log = OpenKernelLog();
+  if (log) lseek(log.get(), 0, SEEK_END);
+  static bool logged = false;
+  if (!std::exchange(logged, true))
+    LogWarning("this kernel does not signal OOM kills on cgroup1",
+               {{"error", std::string(why.message())},
+                {"reported", log ? "when the kernel's log has them" : "with the next exit"}});
+  return log;
+}
+
 // Shared by the watch and its coroutines; ends when its files are closed.
-class State : public std::enable_shared_from_this<State> {
+class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
  public:
-  State(asio::io_context& io, SubtreeKills kills, Account account,
-        std::shared_ptr<Explainer> explainer)
+  Cgroup1State(asio::io_context& io, SubtreeKills kills, Account account,
+               std::shared_ptr<Explainer> explainer)
       : io_(io),
         signal_(io),
         timer_(io),
@@ -76,10 +118,12 @@ class State : public std::enable_shared_from_this<State> {
         account_(std::move(account)),
         explainer_(std::move(explainer)) {}
 
-  absl::Status Begin(UniqueFd control, UniqueFd signal) {
-    RETURN_IF_ERROR(Assign(signal_, std::move(signal)));
+  // `signal`: the eventfd, or, with `is_log`, the kernel's log, which may be none.
+  absl::Status Begin(UniqueFd control, UniqueFd signal, bool is_log) {
+    if (signal) RETURN_IF_ERROR(Assign(signal_, std::move(signal)));
+    is_log_ = is_log;
     control_ = std::move(control);
-    explainer_->Ask([weak = weak_from_this()] {
+    explainer_->SetReadCounters([weak = weak_from_this()] {
       if (auto self = weak.lock()) self->Read();
     });
     Spawn(io_, Follow(shared_from_this()));
@@ -89,13 +133,11 @@ class State : public std::enable_shared_from_this<State> {
   void Read() {
     if (!control_) return;
     Content control = ReadAgain(control_.get());
-    if (control.error != 0) return End();
-    explainer_->Know(Processes(kills_.directory()));
+    if (control.error != 0) return Gone();
+    explainer_->SawProcesses(Processes(kills_.directory()));
     Counters now = ParseCounters(control.text);
     now.oom_kill = kills_.Add(now.oom_kill);
-    const uint64_t before = account_.last().oom_kill;
-    const bool told = account_.Observe(now, Clock::now());
-    if (told || now.oom_kill != before) explainer_->Counted(now, told);
+    Observe(now);
     under_oom_ = false;
     ForEachKey(control.text, [this](absl::string_view key, uint64_t value) {
       if (key == "under_oom") under_oom_ = value != 0;
@@ -118,22 +160,37 @@ class State : public std::enable_shared_from_this<State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
+  void Observe(const Counters& now) {
+    const uint64_t before = account_.last().oom_kill;
+    const bool told = account_.Observe(now, Clock::now());
+    if (told || now.oom_kill != before) explainer_->KillsCounted(now, told);
+  }
+
+  // The cgroup was removed before this reading, and its counter with it.
+  void Gone() {
+    Counters now = account_.last();
+    now.oom_kill += explainer_->CountUncounted(/*by_name=*/false);
+    Observe(now);
+    End();
+  }
+
   void End() {
     explainer_->End();
     Close();
   }
 
-  static Async<> Follow(std::shared_ptr<State> self) {
+  static Async<> Follow(std::shared_ptr<Cgroup1State> self) {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
     while (true) {
       self->Read();
-      if (!self->control_) co_return;
+      if (!self->control_ || !self->signal_.is_open()) co_return;
       auto [error] =
           co_await self->signal_.async_wait(asio::posix::descriptor_base::wait_read, kAwait);
       if (error) co_return;
-      uint64_t count = 0;
-      static_cast<void>(read(self->signal_.native_handle(), &count, sizeof count));
+      Drain(self->signal_.native_handle());
+      // The line "Killed process" comes after the count.
+      if (self->is_log_) continue;
       self->next_reread_ = kFirstReread;
       if (self->rereading_) {
         self->timer_.cancel();
@@ -143,7 +200,7 @@ class State : public std::enable_shared_from_this<State> {
     }
   }
 
-  static Async<> ReadSoon(std::shared_ptr<State> self) {
+  static Async<> ReadSoon(std::shared_ptr<Cgroup1State> self) {
     self->rereading_ = true;
     while (self->control_ && (self->next_reread_ < kLongestReread || self->under_oom_)) {
       const Clock::duration delay = self->next_reread_;
@@ -165,6 +222,7 @@ class State : public std::enable_shared_from_this<State> {
   SubtreeKills kills_;
   Account account_;
   std::shared_ptr<Explainer> explainer_;
+  bool is_log_ = false;
   bool under_oom_ = false;
   bool rereading_ = false;
   Clock::duration next_reread_ = kFirstReread;
@@ -173,30 +231,32 @@ class State : public std::enable_shared_from_this<State> {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
-                                                    Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told,
+                                                    Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained) {
   const std::string path = absl::StrCat(directory, "/memory.oom_control");
   ASSIGN_OR_RETURN(UniqueFd control, OpenFile(path, O_RDONLY));
   UniqueFd signal(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!signal) return ErrnoError(errno, "eventfd");
-  const std::string event_control = absl::StrCat(directory, "/cgroup.event_control");
-  ASSIGN_OR_RETURN(UniqueFd registration, OpenFile(event_control, O_WRONLY));
-  absl::Status written =
-      WriteAll(registration.get(), absl::StrCat(signal.get(), " ", control.get()));
-  if (!written.ok()) return Annotate(written, event_control);
+  const absl::Status registered = Register(signal, control, directory);
+  if (!registered.ok()) signal = FollowKernelLog(registered);
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(content.text);
-  auto explainer =
-      std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes", std::move(on_explained));
+  auto explainer = std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes", beginning,
+                                               std::move(on_explained));
   SubtreeKills kills(std::move(directory));
   now.oom_kill = kills.Add(now.oom_kill);
-  Account account(std::move(on_kill), now, told);
-  auto state =
-      std::make_shared<State>(io, std::move(kills), std::move(account), std::move(explainer));
-  RETURN_IF_ERROR(state->Begin(std::move(control), std::move(signal)));
-  return std::make_unique<StateWatch<State>>(std::move(state));
+  Account account(std::move(on_kill), now, beginning.kills);
+  auto state = std::make_shared<Cgroup1State>(io, std::move(kills), std::move(account),
+                                              std::move(explainer));
+  RETURN_IF_ERROR(state->Begin(std::move(control), std::move(signal), !registered.ok()));
+  return std::make_unique<StateWatch<Cgroup1State>>(std::move(state));
+}
+
+uint64_t CountKillsCgroup1(const std::string& directory) {
+  const Content control = ReadPath(absl::StrCat(directory, "/memory.oom_control"));
+  if (control.error != 0) return 0;
+  return SubtreeKills(directory).Add(ParseCounters(control.text).oom_kill);
 }
 
 }  // namespace feather::oom

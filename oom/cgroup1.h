@@ -11,19 +11,24 @@ namespace feather::oom {
 //    is chosen, which may be elsewhere; and once more when the cgroup is removed, which is no OOM.
 //    So a signal means: read the counter now, and again on a timer for a second, or for as long as
 //    the kernel says under_oom. An increase does not end that: it may be of an earlier signal.
+//    A kernel that refuses the registration (PREEMPT_RT does) is followed by its log, /dev/kmsg,
+//    whose line of a kill comes after the count; where that cannot be had either, a kill is told
+//    with the next reading.
 //  - oom_kill is raised, in the victim's cgroup only, before the SIGKILL is sent.
 //  - After rmdir the open file answers ENODEV.
 // Since a cgroup1 counter leaves out the cgroups below, these are read as well, and their sum is
 // reported; but a kill there signals nothing here, so that it is told with the next reading (which
 // comes before any exit that is published).
 //
-// Errs towards a missing report: a cgroup (of the container or below it) that is removed before the
-// reading takes its counter along, and no ancestor keeps it. A kill that is counted more than a
-// second after its signal (the kernel writes its report to a slow console in between) is told late,
-// with the next reading.
+// Errs towards a missing report: a cgroup that is removed before the reading takes its counter
+// along, and no ancestor keeps it. For the container's own, the kernel's log is asked for the
+// processes that were there at the last reading (kernel_log.h); for one below it nobody is: nothing
+// tells of its removal, and the log does not say which of its lines were counted. A kill that is
+// counted more than a second after its signal (the kernel writes its report to a slow console in
+// between) is told late, with the next reading.
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
-                                                    Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told,
+                                                    Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained);
+uint64_t CountKillsCgroup1(const std::string& directory);
 
 }  // namespace feather::oom

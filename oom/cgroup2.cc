@@ -41,10 +41,10 @@ bool MayKillInGroups(const std::string& directory) {
 }
 
 // Shared by the watch and its coroutines; ends when its files are closed.
-class State : public std::enable_shared_from_this<State> {
+class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
  public:
-  State(asio::io_context& io, const std::string& directory, Account account,
-        std::shared_ptr<Explainer> explainer)
+  Cgroup2State(asio::io_context& io, const std::string& directory, Account account,
+               std::shared_ptr<Explainer> explainer)
       : io_(io),
         directory_(directory),
         memory_(io),
@@ -62,7 +62,7 @@ class State : public std::enable_shared_from_this<State> {
     if (parent) RETURN_IF_ERROR(Assign(parent_, std::move(parent)));
     if (parent_.is_open()) siblings_.Remember();
     Populated();
-    explainer_->Ask([weak = weak_from_this()] {
+    explainer_->SetReadCounters([weak = weak_from_this()] {
       if (auto self = weak.lock()) self->Read();
     });
     for (asio::posix::stream_descriptor* file : {&memory_, &cgroup_, &parent_})
@@ -76,7 +76,7 @@ class State : public std::enable_shared_from_this<State> {
     if (parent_.is_open()) ReadParent();
     // Before the counters: the kill that empties the cgroup in between would be in neither reading.
     bool populated = Populated();
-    if (populated) explainer_->Know(Processes(directory_));
+    if (populated) explainer_->SawProcesses(Processes(directory_));
     Content events = ReadAgain(memory_.native_handle());
     if (events.error != 0) return Gone();
     Counters now = ParseCounters(events.text);
@@ -103,7 +103,7 @@ class State : public std::enable_shared_from_this<State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
-  static Async<> Follow(std::shared_ptr<State> self, asio::posix::stream_descriptor* file) {
+  static Async<> Follow(std::shared_ptr<Cgroup2State> self, asio::posix::stream_descriptor* file) {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
     while (true) {
@@ -114,7 +114,7 @@ class State : public std::enable_shared_from_this<State> {
     }
   }
 
-  static Async<> ReadSoon(std::shared_ptr<State> self) {
+  static Async<> ReadSoon(std::shared_ptr<Cgroup2State> self) {
     self->rereading_ = true;
     const uint64_t before = self->counters().oom_kill;
     auto delay = kFirstReread;
@@ -131,8 +131,8 @@ class State : public std::enable_shared_from_this<State> {
   void Observe(const Counters& now) {
     const uint64_t before = account_.last().oom_kill;
     const bool told = account_.Observe(now, Clock::now());
-    if (told && MayKillInGroups(directory_)) account_.InGroup();
-    if (told || now.oom_kill != before) explainer_->Counted(now, told);
+    if (told && MayKillInGroups(directory_)) account_.MarkMaybeGroup();
+    if (told || now.oom_kill != before) explainer_->KillsCounted(now, told);
   }
 
   void End() {
@@ -162,7 +162,7 @@ class State : public std::enable_shared_from_this<State> {
   void Gone() {
     Counters now = account_.last();
     std::optional<uint64_t> count = siblings_.LastCount();
-    if (!count) count = now.oom_kill + explainer_->Uncounted(siblings_.was_doubtful());
+    if (!count) count = now.oom_kill + explainer_->CountUncounted(siblings_.was_doubtful());
     now.oom_kill = std::max(now.oom_kill, *count);
     Observe(now);
     End();
@@ -184,8 +184,7 @@ class State : public std::enable_shared_from_this<State> {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
-                                                    Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told,
+                                                    Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained) {
   ASSIGN_OR_RETURN(UniqueFd memory, OpenFile(absl::StrCat(directory, "/memory.events"), O_RDONLY));
   ASSIGN_OR_RETURN(UniqueFd cgroup, OpenFile(absl::StrCat(directory, "/cgroup.events"), O_RDONLY));
@@ -196,12 +195,17 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   }
   Content events = ReadAgain(memory.get());
   if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", directory));
-  Account account(std::move(on_kill), ParseCounters(events.text), told);
+  Account account(std::move(on_kill), ParseCounters(events.text), beginning.kills);
   auto explainer =
-      std::make_shared<Explainer>(io, directory, "memory.max", std::move(on_explained));
-  auto state = std::make_shared<State>(io, directory, std::move(account), std::move(explainer));
+      std::make_shared<Explainer>(io, directory, "memory.max", beginning, std::move(on_explained));
+  auto state =
+      std::make_shared<Cgroup2State>(io, directory, std::move(account), std::move(explainer));
   RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
-  return std::make_unique<StateWatch<State>>(std::move(state));
+  return std::make_unique<StateWatch<Cgroup2State>>(std::move(state));
+}
+
+uint64_t CountKillsCgroup2(const std::string& directory) {
+  return ParseCounters(ReadPath(absl::StrCat(directory, "/memory.events")).text).oom_kill;
 }
 
 }  // namespace feather::oom

@@ -33,8 +33,8 @@ namespace feather::oom {
 // The fallback concerns only a loop that is slower than the victim's exit, systemd's wake-up and
 // its rmdir together.
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
-                                                    Watch::OnKill on_kill,
-                                                    std::optional<uint64_t> told,
+                                                    Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained);
+uint64_t CountKillsCgroup2(const std::string& directory);
 
 }  // namespace feather::oom

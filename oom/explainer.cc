@@ -17,16 +17,17 @@ constexpr Clock::duration kSoon = std::chrono::milliseconds(10);
 }  // namespace
 
 Explainer::Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
-                     Watch::OnExplained on_explained)
+                     const Beginning& beginning, Watch::OnExplained on_explained)
     : io_(io),
       directory_(directory),
       limit_file_(std::move(limit_file)),
       on_explained_(std::move(on_explained)),
-      log_(directory) {
+      log_(directory, beginning.at) {
+  if (beginning.init != 0) log_.SawProcesses({beginning.init});
   ReadLimit();
 }
 
-void Explainer::Counted(const Counters& now, bool told) {
+void Explainer::KillsCounted(const Counters& now, bool told) {
   counted_at_ = Clock::now();
   if (told) {
     Explain();
@@ -57,10 +58,10 @@ Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
   self->found_.clear();
 }
 
-uint64_t Explainer::Uncounted(bool by_cgroup) {
+uint64_t Explainer::CountUncounted(bool by_name) {
   if (counted_at_ && Clock::now() - *counted_at_ <= kDoubt) return 0;
   Read();
-  if (!by_cgroup) std::erase_if(found_, [](const Victim& victim) { return !victim.seen; });
+  if (!by_name) std::erase_if(found_, [](const Victim& victim) { return !victim.seen; });
   return found_.size();
 }
 

@@ -30,20 +30,26 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
 
   // `limit_file`: the name of the file in `directory` that has the limit.
   Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
-            Watch::OnExplained on_explained);
+            const Beginning& beginning, Watch::OnExplained on_explained);
 
-  // `read_counters` makes the watch read its counters, and call Counted if one has risen; called by
-  // the loop until End or Drop. Without it, the victim of a kill just now may remain unknown.
-  void Ask(std::function<void()> read_counters) { read_counters_ = std::move(read_counters); }
+  // `read_counters` makes the watch read its counters, and call KillsCounted if one has risen;
+  // called by the loop until End or Drop. Without it, the victim of a kill just now may remain
+  // unknown.
+  void SetReadCounters(std::function<void()> read_counters) {
+    read_counters_ = std::move(read_counters);
+  }
 
-  // Call it at each reading, with the processes that are in the cgroup then (KernelLog::Know).
-  void Know(std::vector<pid_t> processes) { log_.Know(std::move(processes), following_); }
-  // Call it for each increase of the counter, `told` or not.
-  void Counted(const Counters& now, bool told);
-  // Victims in the log that no increase stands for. `by_cgroup`: also those that were never seen in
+  // Call it at each reading, with the processes that are in the cgroup then
+  // (KernelLog::SawProcesses).
+  void SawProcesses(std::vector<pid_t> processes) {
+    log_.SawProcesses(std::move(processes), following_);
+  }
+  // Call it for each increase of the counter, whether it was told or not.
+  void KillsCounted(const Counters& now, bool told);
+  // Victims in the log that no increase stands for. `by_name`: also those that were never seen in
   // the cgroup; give true only if there was a kill just now, since the cgroup's name may have been
   // another container's before.
-  uint64_t Uncounted(bool by_cgroup);
+  uint64_t CountUncounted(bool by_name);
   // Explains what is left to be, and ends.
   void End();
   // Ends, with nothing held open and nobody told.

@@ -25,8 +25,6 @@ namespace {
 // PROC_PID_INIT_INO and PROC_CGROUP_INIT_INO of include/linux/proc_ns.h.
 constexpr ino_t kFirstPidNamespace = 0xEFFFFFFC;
 constexpr ino_t kFirstCgroupNamespace = 0xEFFFFFFB;
-// The longest record (CONSOLE_EXT_LOG_MAX).
-constexpr size_t kLongestRecord = 8192;
 // More are not read: a second's work at most.
 constexpr int kMostRecords = 1 << 18;
 // A container that is killed from again and again is never at rest.
@@ -45,17 +43,6 @@ constexpr absl::string_view kPid = ",pid=";
 bool InNamespace(const char* link, ino_t number) {
   struct stat info {};
   return stat(link, &info) == 0 && info.st_ino == number;
-}
-
-// Where kernel.dmesg_restrict is set, it takes a capability. Invalid for what is no kernel log: in
-// a container it may be a link to a terminal.
-UniqueFd Open(const std::string& path) {
-  RaisedCapabilities raised({CAP_SYSLOG});
-  UniqueFd log(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  struct stat info {};
-  const bool is_device = log && fstat(log.get(), &info) == 0 && S_ISCHR(info.st_mode);
-  if (is_device && info.st_rdev != makedev(1, 11)) log.Reset();
-  return log;
 }
 
 // The text up to `end`, which is taken off with it; all of it where there is no `end`.
@@ -88,13 +75,24 @@ size_t FindOnly(absl::string_view text, absl::string_view key) {
 
 }  // namespace
 
-KernelLog::KernelLog(const std::string& directory)
-    : knows_pids_(InNamespace("/proc/self/ns/pid", kFirstPidNamespace)) {
+UniqueFd OpenKernelLog(const std::string& path) {
+  // Where kernel.dmesg_restrict is set, it takes a capability.
+  RaisedCapabilities raised({CAP_SYSLOG});
+  UniqueFd log(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  struct stat info {};
+  const bool is_device = log && fstat(log.get(), &info) == 0 && S_ISCHR(info.st_mode);
+  // In a container it may be a link to a terminal.
+  if (is_device && info.st_rdev != makedev(1, 11)) log.Reset();
+  return log;
+}
+
+KernelLog::KernelLog(const std::string& directory, Clock::time_point begun)
+    : knows_pids_(InNamespace("/proc/self/ns/pid", kFirstPidNamespace)), begun_(begun) {
   if (InNamespace("/proc/self/ns/cgroup", kFirstCgroupNamespace))
     cgroup_ = Escaped(NameInHierarchy(directory));
 }
 
-void KernelLog::Know(std::vector<pid_t> processes, bool keep) {
+void KernelLog::SawProcesses(std::vector<pid_t> processes, bool keep) {
   if (!knows_pids_ || processes.empty()) return;
   if (!keep || before_.size() > kMostKept) before_.clear();
   before_.insert(before_.end(), processes_.begin(), processes_.end());
@@ -153,7 +151,7 @@ void KernelLog::AddKill(absl::string_view text, uint64_t at) {
 
 void KernelLog::Read(const std::string& path) {
   if (cgroup_.empty() && processes_.empty()) return;
-  if (!log_) log_ = Open(path);
+  if (!log_) log_ = OpenKernelLog(path);
   if (!log_) return;
   std::array<char, kLongestRecord> record;
   for (int left = kMostRecords; left > 0; --left) {
@@ -168,7 +166,7 @@ void KernelLog::Read(const std::string& path) {
 }
 
 std::vector<Victim> KernelLog::Take() {
-  const auto age = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - started_);
+  const auto age = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begun_);
   std::vector<Victim> victims;
   for (Found& found : std::exchange(found_, {}))
     if (found.at + static_cast<uint64_t>(age.count()) >= newest_)

@@ -14,6 +14,12 @@
 
 namespace feather::oom {
 
+// /dev/kmsg, or what a test has for it, at the first record; invalid where that is no kernel's log,
+// or may not be read.
+UniqueFd OpenKernelLog(const std::string& path = "/dev/kmsg");
+// The longest record (CONSOLE_EXT_LOG_MAX).
+inline constexpr size_t kLongestRecord = 8192;
+
 // Which processes of a container the kernel's log (/dev/kmsg, Documentation/ABI/testing/dev-kmsg)
 // says were OOM-killed. The kernel writes of each kill (mm/oom_kill.c, oom_kill_process)
 //   oom-kill:constraint=…,oom_memcg=CGROUP,task_memcg=CGROUP,task=NAME,pid=PID,uid=UID
@@ -21,7 +27,7 @@ namespace feather::oom {
 // only, and right after it (__oom_kill_process), of every victim,
 //   Memory cgroup out of memory: Killed process PID (NAME) total-vm:…
 // A victim is the container's if the first line names its cgroup or one below, or if its pid was
-// among those that Know was told. Pids mean what they mean here only in the first pid
+// among those that SawProcesses was told. Pids mean what they mean here only in the first pid
 // namespace, cgroups' names only in the first cgroup namespace: elsewhere they are not used.
 //
 // What a container may choose itself, names of processes and of cgroups, cannot make a line
@@ -35,13 +41,13 @@ namespace feather::oom {
 // this process may not read.
 class KernelLog {
  public:
-  // `directory`: the container's cgroup, which has just begun to be used.
-  explicit KernelLog(const std::string& directory);
+  // `directory`: the container's cgroup, used by it since `begun`.
+  explicit KernelLog(const std::string& directory, Clock::time_point begun = Clock::now());
 
   // The processes that are in the cgroup now; empty: as before. A victim may be among them still,
   // as a zombie, or only among those of the call before; with `keep`, of all calls since the last
   // one without it.
-  void Know(std::vector<pid_t> processes, bool keep = false);
+  void SawProcesses(std::vector<pid_t> processes, bool keep = false);
   // A record, as it is read from /dev/kmsg. One that was there already is passed over.
   void Add(absl::string_view record);
   // All records that there are: some milliseconds where the log is long. From then on the log is
@@ -68,7 +74,7 @@ class KernelLog {
     Victim victim;
   };
   std::vector<Found> found_;
-  const Clock::time_point started_ = Clock::now();
+  const Clock::time_point begun_;
   // When the last record was written, in microseconds of the log's own clock.
   uint64_t newest_ = 0;
   // Sequence number of the first record that has not been seen.

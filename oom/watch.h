@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/base/async.h"
 
 namespace feather::oom {
 
@@ -44,6 +45,18 @@ struct Explanation {
   std::vector<Victim> victims;
 };
 
+// From where on a cgroup's kills are a container's.
+struct Beginning {
+  // Those after this count: what CountKills said before the OCI runtime made the container, or what
+  // an earlier watch had told. nullopt: what is counted when the watch starts, so that a kill
+  // before that is not told.
+  std::optional<uint64_t> kills;
+  // No line of the kernel's log from before is of the container.
+  Clock::time_point at = Clock::now();
+  // Its first process, which is in none of the cgroup's lists if it has ended; 0: not known.
+  pid_t init = 0;
+};
+
 // Watches one container's cgroup for OOM kills. Back ends: cgroup2.h (memory.events and
 // cgroup.events polled for EPOLLPRI, no inotify) and cgroup1.h (memory.oom_control with an
 // eventfd); their headers name the kernel's guarantees that they stand on and what remains
@@ -52,6 +65,7 @@ struct Explanation {
 //   account.h     decides which readings are told
 //   explainer.h   asks the kernel's log (kernel_log.h) who was killed
 //   siblings.h    cgroup2 below systemd: the count of a cgroup that is gone before it was read
+//   cgroup1.cc, cgroup2.cc
 //
 // "Told" means, here and in those files, that on_kill was called.
 //
@@ -70,14 +84,11 @@ class Watch {
   using OnKill = std::function<void(const Counters&)>;
   using OnExplained = std::function<void(const Explanation&)>;
 
-  // `directory`: the container's cgroup; on cgroup1 that of the memory controller. `told`: kills up
-  // to this count have been reported already; nullopt: up to what the counter says now, which is
-  // right wherever the container has not run yet (a cgroup can be older than its container). Give 0
-  // for a container that runs already in a cgroup of its own (restored), or what an earlier watch
-  // had told. An error (no memory controller, no such cgroup) leaves nothing open.
+  // `directory`: the container's cgroup; on cgroup1 that of the memory controller. An error (no
+  // memory controller, no such cgroup) leaves nothing open.
   static absl::StatusOr<std::unique_ptr<Watch>> Start(asio::io_context& io, bool unified,
                                                       std::string directory, OnKill on_kill,
-                                                      std::optional<uint64_t> told = std::nullopt,
+                                                      Beginning beginning = {},
                                                       OnExplained on_explained = nullptr);
   virtual ~Watch() = default;
 
@@ -90,5 +101,14 @@ class Watch {
   // As last read; still there after Finish.
   virtual const Counters& counters() const = 0;
 };
+
+// Kills that a cgroup has counted so far, 0 if there is none (yet). A cgroup can be older than its
+// container.
+uint64_t CountKills(bool unified, const std::string& directory);
+
+// For a container whose cgroup was gone before it could be watched: what the kernel's log says of
+// its init, which has ended. nullopt if the OOM killer did not take it, or the log does not tell.
+// Some milliseconds where the log is long.
+std::optional<Explanation> FindKillOfInit(const std::string& directory, const Beginning& beginning);
 
 }  // namespace feather::oom

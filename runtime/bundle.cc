@@ -113,6 +113,7 @@ class SpecReader : public Receiver<SpecReader> {
       if (keys_[1] == "io.containerd.runc.v2.group") runc_group_ = std::move(*string);
       if (keys_[1] == "io.kubernetes.cri.sandbox-id") cri_group_ = std::move(*string);
     }
+    if (depth() == 2 && At({"linux", "cgroupsPath"})) spec_.cgroups_path = std::move(*string);
     if (depth() == 4 && At({"linux", "namespaces", "", "type"}))
       namespace_.type = std::move(*string);
     if (depth() == 4 && At({"linux", "namespaces", "", "path"}))

@@ -22,6 +22,8 @@ struct ContainerSpec {
   // Value of the first annotation present of io.containerd.runc.v2.group and
   // io.kubernetes.cri.sandbox-id: containers with the same value share a shim. Empty: none.
   std::string group;
+  // linux.cgroupsPath.
+  std::string cgroups_path;
 };
 
 // InvalidArgument when it is not a JSON object, or nested more than 1000 levels deep. Needs no

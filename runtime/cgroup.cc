@@ -136,12 +136,35 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
   return cgroup;
 }
 
+absl::StatusOr<bool> IsUnified() {
+  struct statfs info;
+  if (statfs(kRoot, &info) < 0) return ErrnoError(errno, kRoot);
+  return info.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+std::string ExpectedMemoryCgroup(bool unified, absl::string_view cgroups_path) {
+  std::string path;
+  if (absl::StartsWith(cgroups_path, "/")) {
+    path = std::string(absl::StripSuffix(cgroups_path, "/"));
+  } else {
+    const std::vector<absl::string_view> parts = absl::StrSplit(cgroups_path, ':');
+    if (parts.size() != 3 || parts[2].empty()) return "";
+    const absl::string_view slice = parts[0].empty() ? "system.slice" : parts[0];
+    if (!absl::EndsWith(slice, ".slice")) return "";
+    // "a-b.slice" lies in "a.slice"; "-.slice" is the root.
+    for (size_t i = 1; slice != "-.slice" && i < slice.size(); ++i)
+      if (slice[i] == '-') absl::StrAppend(&path, "/", slice.substr(0, i), ".slice");
+    if (slice != "-.slice") absl::StrAppend(&path, "/", slice);
+    absl::StrAppend(&path, "/", parts[1], parts[1].empty() ? "" : "-", parts[2], ".scope");
+  }
+  if (path.empty() || absl::StrContains(absl::StrCat(path, "/"), "/../")) return "";
+  return absl::StrCat(kRoot, unified ? "" : "/memory", path);
+}
+
 absl::StatusOr<Cgroup> FindCgroup(pid_t pid) {
   // proc(5): hidepid hides it from others.
   RaisedCapabilities raised({CAP_SYS_PTRACE});
-  struct statfs info;
-  if (statfs(kRoot, &info) < 0) return ErrnoError(errno, kRoot);
-  bool unified = info.f_type == CGROUP2_SUPER_MAGIC;
+  ASSIGN_OR_RETURN(bool unified, IsUnified());
   ASSIGN_OR_RETURN(std::string mountinfo, ReadFile("/proc/self/mountinfo"));
   ASSIGN_OR_RETURN(std::string text, ReadFile(absl::StrCat("/proc/", pid, "/cgroup")));
   if (!unified) {

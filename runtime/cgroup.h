@@ -11,10 +11,12 @@
 
 namespace feather {
 
+// statfs(/sys/fs/cgroup) says cgroup2. A hybrid host counts as cgroup1.
+absl::StatusOr<bool> IsUnified();
+
 // The cgroup of a container, found by its init's /proc/<pid>/cgroup while it lives (the OCI runtime
 // alone interprets cgroupsPath). cgroups(7), proc(5).
 struct Cgroup {
-  // statfs(/sys/fs/cgroup) says cgroup2. A hybrid host counts as cgroup1.
   bool unified = false;
   // cgroup2: absolute directory below /sys/fs/cgroup.
   std::string path;
@@ -24,6 +26,11 @@ struct Cgroup {
 
 // NotFound once the process has ended: on cgroup1 a zombie is shown in the root cgroup.
 absl::StatusOr<Cgroup> FindCgroup(pid_t pid);
+
+// Where runc and crun make the memory cgroup of a container, absolute: for a linux.cgroupsPath of
+// its config.json that is absolute or systemd's "slice:prefix:name". Empty for others, which say
+// less, and for one that climbs. What a container got in the end is for FindCgroup to say.
+std::string ExpectedMemoryCgroup(bool unified, absl::string_view cgroups_path);
 
 // FindCgroup's reading of /proc/<pid>/cgroup and /proc/self/mountinfo. A hierarchy that is not
 // mounted here, or of which the cgroup cannot be seen, is left out; NotFound if nothing is left.

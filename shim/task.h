@@ -26,6 +26,13 @@ struct TaskService::Deletion {
 struct TaskService::Task {
   std::shared_ptr<Container> container;
   std::unique_ptr<oom::Watch> oom_watch;
+  // Where its memory cgroup was expected before its creation, and from where on kills there are its
+  // own.
+  std::string expected_cgroup;
+  oom::Beginning beginning;
+  // Of a container that could not be watched: of the kill of its init before its Start.
+  oom::Counters unwatched_counters;
+  bool started = false;
   std::shared_ptr<Deletion> deletion;
   bool deleted = false;
   // Kills of its init that are not answered yet; set with the last of them.
@@ -33,6 +40,9 @@ struct TaskService::Task {
   std::shared_ptr<Event> kills_answered;
 
   const std::string& id() const { return container->config().id; }
+  const oom::Counters& oom_counters() const {
+    return oom_watch ? oom_watch->counters() : unwatched_counters;
+  }
 };
 
 // Go's zero time, which clients know, for a process that has not exited.

@@ -126,8 +126,7 @@ absl::StatusOr<api::StatsResponse> TaskService::Stats(const api::StatsRequest& r
   ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
   const std::optional<Cgroup>& cgroup = task->container->cgroup();
   if (!cgroup) return absl::NotFoundError("cgroup does not exist: not found");
-  oom::Counters counters;
-  if (task->oom_watch) counters = task->oom_watch->counters();
+  const oom::Counters& counters = task->oom_counters();
   api::StatsResponse response;
   if (cgroup->unified) {
     ASSIGN_OR_RETURN(auto metrics, ReadMetricsV2(cgroup->path));
@@ -197,7 +196,7 @@ void TaskService::Describe(inspect::v1::ShimResponse& shim) const {
       auto memory = cgroup->controllers.find("memory");
       described.set_cgroup(memory == cgroup->controllers.end() ? cgroup->path : memory->second);
     }
-    if (task->oom_watch) described.set_oom_kills(task->oom_watch->counters().oom_kill);
+    described.set_oom_kills(task->oom_counters().oom_kill);
     if (init.exited.set()) {
       described.set_exit_status(init.exit.status);
       *described.mutable_exited_at() = ExitTime(init);

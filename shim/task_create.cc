@@ -49,6 +49,10 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
   config.private_pid_namespace = bundle.spec().has_private_pid_namespace;
 
   auto task = std::make_shared<Task>();
+  if (auto unified = IsUnified(); unified.ok()) {
+    task->expected_cgroup = ExpectedMemoryCgroup(*unified, bundle.spec().cgroups_path);
+    task->beginning.kills = oom::CountKills(*unified, task->expected_cgroup);
+  }
   task->container = std::make_shared<Container>(
       io_, reaper_, std::move(config), [this, weak = std::weak_ptr<Task>(task)](const Process& p) {
         if (std::shared_ptr<Task> exited = weak.lock()) Exited(*exited, p);
@@ -82,7 +86,6 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   TrimSoon(io_);
   if (!status.ok()) co_return status;
   tasks_[id] = task;
-  StartOomWatch(*task);
 
   events::TaskCreate event;
   event.set_container_id(id);
@@ -95,6 +98,7 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   event.set_checkpoint(request.checkpoint());
   event.set_pid(static_cast<uint32_t>(init->pid));
   Publish("/tasks/create", event);
+  StartOomWatch(*task);
   if (context.IsOver()) {
     Spawn(io_, DeleteAbandoned(task));
     co_return context.OverError();

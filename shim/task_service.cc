@@ -20,6 +20,9 @@ namespace events = containerd::events;
 
 namespace {
 
+// The exit status of what SIGKILL has ended.
+constexpr uint32_t kKilled = 128 + SIGKILL;
+
 void LogOomKill(const std::string& id, const oom::Explanation& kill) {
   std::string processes, limit_of;
   for (const oom::Victim& victim : kill.victims) {
@@ -29,7 +32,7 @@ void LogOomKill(const std::string& id, const oom::Explanation& kill) {
   LogInfo("the kernel's OOM killer took a process of the container",
           {{"id", id},
            {"cgroup", kill.cgroup},
-           {"limit", kill.limit},
+           {"limit", kill.limit.empty() ? "unknown" : kill.limit},
            {"oom", absl::StrCat(kill.counters.oom)},
            {"oom_kill", absl::StrCat(kill.counters.oom_kill)},
            {"process", processes.empty() ? "unknown" : processes},
@@ -124,8 +127,9 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   TrimSoon(io_);
   if (!status.ok()) co_return status;
   if (process->is_init()) {
+    task->started = true;
     // A restored one has its cgroup only now, and has been running in it for a moment.
-    if (!task->oom_watch) StartOomWatch(*task, /*told=*/0);
+    if (!task->oom_watch) StartOomWatch(*task);
     events::TaskStart event;
     event.set_container_id(request.id());
     event.set_pid(static_cast<uint32_t>(process->pid));
@@ -227,18 +231,31 @@ void TaskService::EndIfUnused() {
   on_shutdown_();
 }
 
-void TaskService::StartOomWatch(Task& task, std::optional<uint64_t> told) {
+void TaskService::StartOomWatch(Task& task) {
   const std::optional<Cgroup>& cgroup = task.container->cgroup();
-  if (!cgroup) return;
-  std::string directory = cgroup->path;
-  if (!cgroup->unified) {
-    auto memory = cgroup->controllers.find("memory");
-    if (memory == cgroup->controllers.end()) return;
-    directory = memory->second;
+  // One that has ended already has no cgroup any more on cgroup1.
+  std::string directory = task.expected_cgroup;
+  bool unified = false;
+  if (cgroup) {
+    unified = cgroup->unified;
+    directory = cgroup->path;
+    if (!unified) {
+      auto memory = cgroup->controllers.find("memory");
+      if (memory == cgroup->controllers.end()) return;
+      directory = memory->second;
+    }
+  } else if (task.container->init()->pid == 0 || directory.empty()) {
+    return;
+  }
+  oom::Beginning beginning = task.beginning;
+  beginning.init = task.container->init()->pid;
+  if (directory != task.expected_cgroup) {
+    // What was there before is not known; a restored one has run already.
+    beginning.kills = task.started ? std::optional<uint64_t>(0) : std::nullopt;
   }
   auto watch = oom::Watch::Start(
-      io_, cgroup->unified, directory, [this, &task](const oom::Counters&) { OomKilled(task); },
-      told, [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });
+      io_, unified, directory, [this, &task](const oom::Counters&) { OomKilled(task); }, beginning,
+      [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });
   if (watch.ok()) {
     task.oom_watch = *std::move(watch);
   } else {
@@ -253,6 +270,16 @@ void TaskService::OomKilled(const Task& task) {
   Publish("/tasks/oom", event);
 }
 
+void TaskService::FindKillBeforeStart(Task& task) {
+  oom::Beginning beginning = task.beginning;
+  beginning.init = task.container->init()->pid;
+  const auto kill = oom::FindKillOfInit(task.expected_cgroup, beginning);
+  if (!kill) return;
+  task.unwatched_counters = kill->counters;
+  OomKilled(task);
+  LogOomKill(task.id(), *kill);
+}
+
 void TaskService::Exited(Task& task, const Process& process) {
   // The counter was raised before the kill: an OOM is told before the exit that it caused.
   if (task.oom_watch) {
@@ -261,6 +288,8 @@ void TaskService::Exited(Task& task, const Process& process) {
     } else {
       task.oom_watch->Read();
     }
+  } else if (process.is_init() && !task.started && process.exit.status == kKilled) {
+    FindKillBeforeStart(task);
   }
   events::TaskExit event;
   event.set_container_id(task.id());

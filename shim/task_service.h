@@ -117,8 +117,10 @@ class TaskService {
   // Containers that containerd does not know of. Nobody else will: tried until it succeeds.
   Async<> DeleteAbandoned(std::shared_ptr<Task> task);
   Async<> DeleteLeftOver(std::shared_ptr<Container> container);
-  void StartOomWatch(Task& task, std::optional<uint64_t> told = std::nullopt);
+  void StartOomWatch(Task& task);
   void OomKilled(const Task& task);
+  // The init of a container without a watch has ended before its Start.
+  void FindKillBeforeStart(Task& task);
   void Exited(Task& task, const Process& process);
 
   template <typename Event>
