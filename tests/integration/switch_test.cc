@@ -118,6 +118,7 @@ TEST_P(Switch, TheStockShimJoinsAPodOfFeatherAfterAnUpgradeToContainerd2_1) {
   JoinAPod(ShimUnderTest(), newer, Daemon::k2_1);
 }
 
+// Checklist: D7.
 TEST_P(Switch, FeatherCleansUpAfterTheStockShim) { CleanUpAfterDeath(stock_, ShimUnderTest()); }
 
 TEST_P(Switch, TheStockShimCleansUpAfterFeather) { CleanUpAfterDeath(ShimUnderTest(), stock_); }

@@ -1,7 +1,11 @@
 // One container from create to delete, with every OCI runtime.
 
 #include <signal.h>
+#include <unistd.h>
 
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
 #include "tests/support/shim_test.h"
 
 namespace feather::test {
@@ -205,6 +209,26 @@ TEST_P(Lifecycle, DeleteCommandRemovesWhatAKilledShimLeft) {
   EXPECT_EQ(result.response.pid(), pid);
   EXPECT_EQ(result.response.exit_status(), 137u);
   EXPECT_THAT(c.RemoveBundle(), IsOk());
+}
+
+// Checklist: G2.
+TEST_P(Lifecycle, ASignalEndsTheShimAndLeavesItsContainersToDelete) {
+  for (int signal : {SIGTERM, SIGINT}) {
+    Container& c = New(absl::StrCat("a", signal), Shell("trap '' TERM INT; sleep 1000 & wait"));
+    ASSERT_THAT(c.Run(), IsOk());
+    const pid_t pid = static_cast<pid_t>(c.State()->pid());
+    kill(c.shim_pid(), signal);
+    ASSERT_TRUE(RunUntil([&] { return ctrd().ExitOf(c.shim_pid()).has_value(); }));
+    EXPECT_EQ(ctrd().ExitOf(c.shim_pid()), 0);
+    EXPECT_NE(access(c.answer().address.substr(strlen("unix://")).c_str(), F_OK), 0);
+    EXPECT_TRUE(RunUntil([&] { return !c.connected(); }));
+    c.Disconnect();
+    EXPECT_EQ(kill(pid, 0), 0) << "the container goes on";
+    auto result = c.RunDelete();
+    EXPECT_EQ(result.helper.exit_code, 0) << result.helper.err;
+    EXPECT_EQ(result.response.pid(), static_cast<uint32_t>(pid));
+    EXPECT_THAT(c.RemoveBundle(), IsOk());
+  }
 }
 
 }  // namespace

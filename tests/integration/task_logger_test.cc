@@ -1,0 +1,160 @@
+// Output into programs and files, as a client of containerd asks for it: of containers and execs,
+// with a terminal and without.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
+#include "runtime/base/unique_fd.h"
+#include "tests/support/shim_test.h"
+
+namespace feather::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+// For whatever is called $CONTAINER_ID: its environment, arguments and two streams into a file
+// each, and at their ends an empty one. What it reads comes before the SIGTERM that ends a logger.
+constexpr char kLogger[] = R"(trap '' TERM
+echo "$@" >$CONTAINER_ID.args
+/usr/bin/env >$CONTAINER_ID.env
+/bin/cat <&3 >$CONTAINER_ID.out 3<&- 4<&- 5>&- &
+/bin/cat <&4 >$CONTAINER_ID.err 3<&- 4<&- 5>&- &
+exec 3<&- 4<&-
+printf x >&5
+exec 5>&-
+wait
+>$CONTAINER_ID.end
+)";
+
+class Logged : public ShimTest {
+ protected:
+  void SetUp() override {
+    logger_ = WriteRuntime("logger", absl::StrCat("cd ", files_.path(), "\n", kLogger));
+  }
+  std::string Path(const std::string& name) { return files_.path() + "/" + name; }
+  std::string Read(const std::string& name) { return ReadFile(Path(name)).value_or("none"); }
+  bool Exists(const std::string& name) { return access(Path(name).c_str(), F_OK) == 0; }
+  static ContainerOptions WithoutFifos(ContainerOptions options) {
+    options.out = options.err = false;
+    return options;
+  }
+  absl::Status Run(Container& c, const std::string& out, bool terminal = false) {
+    auto request = c.CreateRequest();
+    request.set_stdout(out);
+    if (!terminal) request.set_stderr(out);
+    request.set_terminal(terminal);
+    if (absl::Status status = c.Create(request).status(); !status.ok()) return status;
+    return c.Start().status();
+  }
+  absl::Status RunExec(Container& c, const std::string& exec, const std::string& script,
+                       const std::string& out, ContainerOptions options = {}) {
+    auto request = c.ExecRequest(exec, {"sh", "-c", script}, WithoutFifos(options));
+    request.set_stdout(out);
+    if (!options.spec.terminal) request.set_stderr(out);
+    request.set_terminal(options.spec.terminal);
+    if (absl::Status status = c.Exec(request); !status.ok()) return status;
+    return c.Start(exec).status();
+  }
+
+  TestDirectory files_;
+  std::string logger_;
+};
+
+// Checklist: I7, I8, I9, R11.
+TEST_F(Logged, AContainerAndItsExecHaveALoggerEach) {
+  Container& c = New("a", WithoutFifos(Shell("echo out; echo err >&2; read x; sleep 1000")));
+  const std::string uri = absl::StrCat("binary://", logger_, "?b=1&a=2&c");
+  ASSERT_THAT(Run(c, uri), IsOk());
+  EXPECT_EQ(c.State()->stdout(), uri);
+  EXPECT_EQ(Read("a.args"), "b 1 a 2 c \n");
+  EXPECT_EQ(Read("a.env").find("PATH="), std::string::npos);
+  EXPECT_THAT(Read("a.env"), HasSubstr("CONTAINER_ID=a\n"));
+  EXPECT_THAT(Read("a.env"), HasSubstr(absl::StrCat("CONTAINER_NAMESPACE=", ctrd().name_space())));
+
+  ASSERT_THAT(RunExec(c, "x", "echo x; echo xerr >&2; exit 3", "binary-v2://" + logger_), IsOk());
+  EXPECT_EQ(c.State("x")->stdout(), "binary-v2://" + logger_);
+  EXPECT_EQ(c.Wait("x")->exit_status(), 3u);
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_TRUE(Exists("x.end")) << "the deletion waits for the logger's end";
+  EXPECT_EQ(Read("x.out"), "x\n");
+  EXPECT_EQ(Read("x.err"), "xerr\n");
+  EXPECT_THAT(Read("x.env"), HasSubstr("CONTAINER_ID=x\n"));
+
+  EXPECT_FALSE(Exists("a.end"));
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_TRUE(Exists("a.end"));
+  EXPECT_EQ(Read("a.out"), "out\n");
+  EXPECT_EQ(Read("a.err"), "err\n");
+}
+
+// Checklist: I9.
+TEST_F(Logged, ATerminalHasALoggerToo) {
+  ContainerOptions options = WithoutFifos(Shell("read x; echo $x; stty size; sleep 1000"));
+  options.in = true;
+  options.spec.terminal = true;
+  Container& c = New("a", options);
+  ASSERT_THAT(Run(c, "binary://" + logger_, /*terminal=*/true), IsOk());
+  ASSERT_THAT(c.ResizePty(101, 42), IsOk());
+  c.stdio().in->Write("word\n");
+  EXPECT_TRUE(RunUntil([&] { return Read("a.out") == "word\r\nword\r\n42 101\r\n"; }))
+      << Read("a.out");
+
+  ASSERT_THAT(RunExec(c, "x", "tty; exit 4", "binary-v2://" + logger_, options), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 4u);
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_TRUE(Exists("x.end"));
+  EXPECT_THAT(Read("x.out"), HasSubstr("/dev/pts/"));
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_TRUE(Exists("a.end"));
+}
+
+// Checklist: I6.
+TEST_F(Logged, AFileIsMadeWithItsDirectoriesAndAppendedTo) {
+  const std::string uri = "file://" + Path("new/below/log");
+  Container& c = New("a", WithoutFifos(Shell("echo out; echo err >&2; sleep 1000")));
+  ASSERT_THAT(Run(c, uri), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return Read("new/below/log").size() == 8; }));
+  EXPECT_EQ(c.State()->stderr(), uri);
+  ASSERT_THAT(RunExec(c, "x", "echo x; echo y >&2", uri), IsOk());
+  EXPECT_THAT(c.Wait("x"), IsOk());
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  const std::string log = Read("new/below/log");
+  for (const char* line : {"out\n", "err\n", "x\n", "y\n"}) EXPECT_THAT(log, HasSubstr(line));
+  EXPECT_EQ(log.size(), 12u);
+}
+
+int Capacity(int fd) { return fcntl(fd, F_GETPIPE_SZ); }
+int Capacity(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  return Capacity(fd.get());
+}
+
+// The kernel counts all of a user's pipes against one limit; above it new ones shrink.
+TEST_F(Logged, PipesAndFifosKeepTheCapacityThatTheKernelGivesThem) {
+  int pipe[2];
+  ASSERT_EQ(pipe2(pipe, O_CLOEXEC), 0);
+  const int given = Capacity(pipe[0]);
+  ASSERT_GT(given, 0);
+  ContainerOptions options;
+  options.in = true;
+  Container& c = New("a", options);
+  ASSERT_THAT(c.Run(), IsOk());
+  EXPECT_EQ(Capacity(c.stdio().in->path()), given);
+  EXPECT_EQ(Capacity(c.stdio().out->path()), given);
+  EXPECT_EQ(Capacity(c.stdio().err->path()), given);
+  ASSERT_THAT(RunExec(c, "x", "sleep 1000; exit 0", "binary://" + logger_), IsOk());
+  for (uint32_t pid : {c.State()->pid(), c.State("x")->pid()})
+    for (const char* fd : {"/fd/1", "/fd/2"})
+      EXPECT_EQ(Capacity(absl::StrCat("/proc/", pid, fd)), given) << pid << fd;
+  EXPECT_EQ(Capacity(absl::StrCat("/proc/", c.State()->pid(), "/fd/0")), given);
+  close(pipe[0]);
+  close(pipe[1]);
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+}  // namespace
+}  // namespace feather::test
