@@ -1,5 +1,8 @@
 #pragma once
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <memory>
 #include <string>
 
@@ -22,7 +25,7 @@ struct TaskService::Deletion {
 
 // A container as the service knows it. After its deletion it stays in the map until the answer has
 // been given to somebody who could still hear it, so that a Delete whose caller gave up can be
-// retried.
+// retried; or until its bundle is gone, after which nobody asks.
 struct TaskService::Task {
   std::shared_ptr<Container> container;
   std::unique_ptr<oom::Watch> oom_watch;
@@ -42,6 +45,9 @@ struct TaskService::Task {
   const std::string& id() const { return container->config().id; }
   const oom::Counters& oom_counters() const {
     return oom_watch ? oom_watch->counters() : unwatched_counters;
+  }
+  bool forgotten() const {
+    return deleted && access(container->config().bundle.c_str(), F_OK) < 0 && errno == ENOENT;
   }
 };
 

@@ -65,6 +65,7 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   // Over a connection that was there before; the container would lose its shim at once.
   if (ending_) co_return absl::UnavailableError("the shim is ending");
   const std::string& id = request.id();
+  std::erase_if(tasks_, [](const auto& known) { return known.second->forgotten(); });
   if (Exists(id))
     co_return absl::AlreadyExistsError(absl::StrCat("container ", id, ": already exists"));
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, NewTask(request));

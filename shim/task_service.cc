@@ -101,7 +101,8 @@ bool TaskService::Exists(const std::string& id) const {
 
 absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::Find(const std::string& id) const {
   auto it = tasks_.find(id);
-  if (it == tasks_.end()) return absl::NotFoundError("container not created: not found");
+  if (it == tasks_.end() || it->second->forgotten())
+    return absl::NotFoundError("container not created: not found");
   return it->second;
 }
 

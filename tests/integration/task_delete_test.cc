@@ -51,6 +51,25 @@ class Delete : public ShimTest {
     EXPECT_EQ(ctrd().ExitOf(c.shim_pid()), 0);
   }
 
+  // The deletion is done, and told, after its caller's time was over.
+  void LoseTheAnswer(Container& c) {
+    task::DeleteRequest request;
+    request.set_id(c.id());
+    auto deleted =
+        c.Send<task::DeleteResponse>("Delete", request, std::chrono::milliseconds(50)).Get();
+    EXPECT_THAT(deleted, IsError(kDeadlineExceeded, ""));
+    Open();
+    ASSERT_TRUE(ctrd().WaitForDelete(c.id()));
+  }
+  // Events come in order: what had been told by now is there when the next one is.
+  int DeletionsTold() {
+    EXPECT_TRUE(ctrd().WaitForDelete("a"));
+    int told = 0;
+    for (const RecordedEvent& event : ctrd().events().events())
+      told += event.topic == "/tasks/delete";
+    return told;
+  }
+
  private:
   void FifoOpener() {
     opener_ = std::make_unique<FifoWriter>(ctrd().io(), gate());
@@ -83,16 +102,17 @@ TEST_F(Delete, TwoAtOnceDeleteOnceAndBothAreAnswered) {
   Open();
   auto a = first.Get();
   auto b = second.Get();
-  EXPECT_TRUE(a.ok() || b.ok());
-  for (const auto& answer : {a, b}) {
-    EXPECT_TRUE(answer.ok() || absl::IsNotFound(answer.status())) << answer.status();
-    EXPECT_EQ(answer.ok() ? answer->exit_status() : 6u, 6u);
-  }
-  ASSERT_TRUE(ctrd().WaitForDelete("a"));
+  ASSERT_THAT(a, IsOk());
+  ASSERT_THAT(b, IsOk());
+  EXPECT_EQ(a->exit_status(), 6u);
+  EXPECT_EQ(a->SerializeAsString(), b->SerializeAsString());
+  EXPECT_THAT(c.State(), IsError(kNotFound, ""));
+  EXPECT_THAT(c.Delete(), IsError(kNotFound, ""));
+  EXPECT_EQ(DeletionsTold(), 1);
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
-TEST_F(Delete, GoesOnWhenTheCallerIsGoneAndCanBeRetried) {
+TEST_F(Delete, GoesOnWhenTheCallerIsGoneAndKeepsItsAnswer) {
   HangIn("delete");
   Container& c = New("a", Shell("exit 6"));
   ASSERT_THAT(c.Run(), IsOk());
@@ -102,9 +122,61 @@ TEST_F(Delete, GoesOnWhenTheCallerIsGoneAndCanBeRetried) {
   c.Disconnect();
   ASSERT_THAT(c.Connect(), IsOk());
   Open();
+  EXPECT_EQ(DeletionsTold(), 1);
+  EXPECT_EQ(c.State()->status(), containerd::v1::types::STOPPED);
   auto again = c.Delete();
-  EXPECT_TRUE(again.ok() || absl::IsNotFound(again.status())) << again.status();
-  ASSERT_TRUE(ctrd().WaitForDelete("a"));
+  ASSERT_THAT(again, IsOk());
+  EXPECT_EQ(again->exit_status(), 6u);
+  EXPECT_THAT(c.State(), IsError(kNotFound, ""));
+  EXPECT_THAT(c.Delete(), IsError(kNotFound, ""));
+  EXPECT_EQ(DeletionsTold(), 1);
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+// The same for a caller whose time is over, and who has not gone.
+TEST_F(Delete, GoesOnWhenTheCallersTimeIsOverAndKeepsItsAnswer) {
+  HangIn("delete");
+  Container& c = New("a", Shell("exit 6"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  LoseTheAnswer(c);
+  EXPECT_EQ(c.State()->status(), containerd::v1::types::STOPPED);
+  EXPECT_EQ(c.State()->exit_status(), 6u);
+  auto again = c.Delete();
+  ASSERT_THAT(again, IsOk());
+  EXPECT_EQ(again->exit_status(), 6u);
+  EXPECT_THAT(c.Delete(), IsError(kNotFound, ""));
+  EXPECT_EQ(DeletionsTold(), 1);
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+TEST_F(Delete, ACreationDropsTheAnswerThatNobodyHasHeard) {
+  HangIn("delete");
+  Container& c = New("a", Shell("exit 6"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  LoseTheAnswer(c);
+  ASSERT_THAT(c.Run(), IsOk());
+  EXPECT_EQ(c.Wait()->exit_status(), 6u);
+  auto deleted = SendDelete(c);
+  Open();
+  EXPECT_THAT(deleted.Get(), IsOk());
+  EXPECT_THAT(c.State(), IsError(kNotFound, ""));
+  EXPECT_EQ(DeletionsTold(), 2);
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
+// containerd has buried it by then: nobody asks for the answer any more.
+TEST_F(Delete, AnAnswerThatNobodyHasHeardGoesWithTheBundle) {
+  HangIn("delete");
+  Container& c = New("a", Shell("exit 6"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  LoseTheAnswer(c);
+  EXPECT_THAT(c.State(), IsOk());
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(c.State(), IsError(kNotFound, "container not created"));
+  EXPECT_THAT(c.Delete(), IsError(kNotFound, "container not created"));
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
