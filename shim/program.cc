@@ -49,8 +49,11 @@ int Run(absl::string_view program, const std::vector<absl::string_view>& argumen
   // `start`.
   google::protobuf::SetLogHandler(nullptr);
   // containerd always begins with a flag.
-  if (!arguments.empty() && arguments[0] == "inspect")
-    return Finish("inspect", RunInspect({arguments.begin() + 1, arguments.end()}));
+  if (!arguments.empty() && arguments[0] == "inspect") {
+    const absl::Status status = RunInspect({arguments.begin() + 1, arguments.end()});
+    const int code = Finish("inspect", status);
+    return absl::IsInvalidArgument(status) ? kUsageError : code;
+  }
   if (!arguments.empty() && arguments[0] == PodInit::kCommand)
     return RunPodInit({arguments.begin() + 1, arguments.end()});
   Flags flags;

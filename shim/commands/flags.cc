@@ -88,6 +88,7 @@ std::string UsageText(absl::string_view program) {
   for (const Option& option : kOptions)
     absl::StrAppend(&text, "  -", option.name, option.text != nullptr ? " string" : "", "\n    \t",
                     option.usage, "\n");
+  absl::StrAppend(&text, "Without flags: inspect [-help], to look into the shims of this node\n");
   return text;
 }
 

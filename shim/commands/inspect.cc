@@ -35,8 +35,13 @@ constexpr auto kAnswerLimit = std::chrono::seconds(2);
 // More at a time would only fill the descriptor table.
 constexpr size_t kAtOnce = 64;
 
+constexpr absl::string_view kUsage =
+    "usage: containerd-shim-feather-v2 inspect [-json | -prometheus] [-socket-directory DIR] [ID]\n"
+    "The shims of this node, a line for each; with ID, of a shim or container or how one begins,\n"
+    "everything of that shim.";
+
 struct Arguments {
-  enum class Output { kTable, kJson, kPrometheus };
+  enum class Output { kTable, kJson, kPrometheus, kHelp };
   Output output = Output::kTable;
   std::string directory = kSocketDirectory;
   std::string id;
@@ -57,11 +62,13 @@ absl::StatusOr<Arguments> Parse(const std::vector<absl::string_view>& words) {
       arguments.output = Arguments::Output::kJson;
     } else if (word == "prometheus") {
       arguments.output = Arguments::Output::kPrometheus;
+    } else if (word == "help" || word == "h") {
+      arguments.output = Arguments::Output::kHelp;
     } else if (word == "socket-directory" && i + 1 < words.size()) {
       arguments.directory = std::string(words[++i]);
     } else {
       return absl::InvalidArgumentError(
-          absl::StrCat("flag not known or without its value: ", words[i]));
+          absl::StrCat("flag not known or without its value: ", words[i], "\n", kUsage));
     }
   }
   return arguments;
@@ -73,7 +80,8 @@ absl::StatusOr<std::vector<std::string>> Sockets(const std::string& directory) {
   if (!entries) {
     // containerd makes it with the first shim.
     if (errno == ENOENT) return sockets;
-    return ErrnoError(errno, directory);
+    absl::Status status = ErrnoError(errno, directory);
+    return absl::IsPermissionDenied(status) ? Annotate(status, "to be run as root") : status;
   }
   while (const dirent* entry = readdir(entries.get())) {
     std::string path = absl::StrCat(directory, "/", entry->d_name);
@@ -136,8 +144,11 @@ class Survey {
   }
 
   Async<> AskOverGrpc(Node::Shim shim) {
-    absl::StatusOr<std::string> answer = co_await GrpcCall(
-        io_, shim.socket, "/feather.inspect.v1.Inspect/Shim", std::string(), kAnswerLimit);
+    absl::StatusOr<UniqueFd> socket = co_await ttrpc::ConnectSocket(shim.socket);
+    absl::StatusOr<std::string> answer = socket.status();
+    if (socket.ok())
+      answer = co_await GrpcCall(io_, *std::move(socket), "/feather.inspect.v1.Inspect/Shim",
+                                 std::string(), kAnswerLimit);
     if (answer.ok() && shim.report.ParseFromString(*answer)) {
       node_.shims.push_back(std::move(shim));
     } else if (absl::IsDeadlineExceeded(answer.status())) {
@@ -167,21 +178,28 @@ class Survey {
   Node node_;
 };
 
-bool IsOf(const Node::Shim& shim, absl::string_view id, bool prefix) {
+bool IsOf(const Node::Shim& shim, absl::string_view id, bool exactly) {
+  const size_t omitted = std::min(id.find(inspect::kOmitted), id.size());
+  const absl::string_view head = id.substr(0, omitted);
+  absl::string_view tail = id.substr(omitted);
+  absl::ConsumePrefix(&tail, inspect::kOmitted);
   auto fits = [&](absl::string_view name) {
-    return prefix ? absl::StartsWith(name, id) : name == id;
+    if (exactly) return name == id;
+    return name.size() >= head.size() + tail.size() && absl::StartsWith(name, head) &&
+           absl::EndsWith(name, tail);
   };
   return fits(shim.report.id()) ||
          std::any_of(shim.report.containers().begin(), shim.report.containers().end(),
                      [&](const inspect::v1::Container& c) { return fits(c.id()); });
 }
 
-// The shims that `id` is meant by: exactly, or if there is none, as a beginning.
+// The shims that `id` is meant by: exactly, or if there is none, as a beginning, or as the table
+// has it.
 absl::Status Select(Node& node, const std::string& id) {
-  for (bool prefix : {false, true}) {
+  for (bool exactly : {true, false}) {
     std::vector<Node::Shim> found;
     std::copy_if(node.shims.begin(), node.shims.end(), std::back_inserter(found),
-                 [&](const Node::Shim& shim) { return IsOf(shim, id, prefix); });
+                 [&](const Node::Shim& shim) { return IsOf(shim, id, exactly); });
     if (found.empty()) continue;
     node.shims = std::move(found);
     return absl::OkStatus();
@@ -196,6 +214,7 @@ std::string Text(const Node& node, const Arguments& arguments) {
     case Arguments::Output::kPrometheus:
       return inspect::PrometheusText(node);
     case Arguments::Output::kTable:
+    case Arguments::Output::kHelp:
       break;
   }
   if (arguments.id.empty()) return inspect::TableText(node);
@@ -209,6 +228,8 @@ std::string Text(const Node& node, const Arguments& arguments) {
 
 absl::Status RunInspect(const std::vector<absl::string_view>& words) {
   ASSIGN_OR_RETURN(Arguments arguments, Parse(words));
+  if (arguments.output == Arguments::Output::kHelp)
+    return WriteAll(STDOUT_FILENO, absl::StrCat(kUsage, "\n"));
   ASSIGN_OR_RETURN(std::vector<std::string> sockets, Sockets(arguments.directory));
   asio::io_context io(1);
   Node node = Survey(io, std::move(sockets)).Take();

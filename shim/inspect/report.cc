@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -17,30 +18,43 @@ using SystemTime = std::chrono::system_clock::time_point;
 using Json = nlohmann::ordered_json;
 using Row = std::vector<std::string>;
 
-SystemTime TimeOf(const google::protobuf::Timestamp& timestamp) {
-  auto since =
-      std::chrono::seconds(timestamp.seconds()) + std::chrono::nanoseconds(timestamp.nanos());
-  return SystemTime(std::chrono::duration_cast<SystemTime::duration>(since));
-}
+// An id that is cut has at least so much left.
+constexpr size_t kLeastId = 7;
 
-// What a terminal could take for orders, and what would break a table, is shown as '?': ids come
-// from other processes.
+// What a terminal could take for orders, and what would break a table, is shown as '?': texts come
+// from other processes. Of UTF-8 that is C1, which begins with the byte 0xc2.
 std::string Printable(absl::string_view text) {
   std::string printable(text);
-  std::replace_if(
-      printable.begin(), printable.end(),
-      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  unsigned char before = 0;
+  for (char& c : printable) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f || (before == 0xc2 && byte < 0xa0)) c = '?';
+    before = byte;
+  }
   return printable;
 }
 
 std::string Cut(absl::string_view text, size_t width) {
-  if (text.size() <= width) return Printable(text);
-  const size_t tail = (width - 2) / 3;
-  return Printable(
-      absl::StrCat(text.substr(0, width - 2 - tail), "..", text.substr(text.size() - tail)));
+  if (text.size() <= width) return std::string(text);
+  const size_t tail = (width - kOmitted.size()) / 3;
+  return absl::StrCat(text.substr(0, width - kOmitted.size() - tail), kOmitted,
+                      text.substr(text.size() - tail));
 }
 
-// The two largest units: "3d4h", "12m5s".
+// What fits on a line.
+std::string Beginning(const std::string& line) {
+  if (line.size() <= kTableWidth) return line;
+  return absl::StrCat(line.substr(0, kTableWidth - kOmitted.size()), kOmitted);
+}
+
+// Up to `digits` of them: "123", "9999+".
+std::string CountText(uint64_t count, int digits = 4) {
+  uint64_t limit = 1;
+  while (digits-- > 0) limit *= 10;
+  return count < limit ? absl::StrCat(count) : absl::StrCat(limit - 1, "+");
+}
+
+// The two largest units: "3d4h", "12m5s"; of many days no hours.
 std::string DurationText(std::chrono::system_clock::duration duration) {
   int64_t seconds =
       std::max<int64_t>(0, std::chrono::floor<std::chrono::seconds>(duration).count());
@@ -53,26 +67,35 @@ std::string DurationText(std::chrono::system_clock::duration duration) {
     seconds %= unit;
     if (count == 0 && parts == 0 && unit > 1) continue;
     text += absl::StrCat(count, std::string(1, name));
-    if (++parts == 2) break;
+    if (++parts == 2 || count >= 100) break;
   }
   return text;
 }
 
-std::string MemoryText(uint64_t bytes) { return absl::StrCat(bytes >> 10, " KiB"); }
+std::string MemoryText(uint64_t bytes) {
+  if (bytes < 10 << 20) return absl::StrCat(bytes >> 10, " KiB");
+  return absl::StrCat(CountText(bytes >> 20), " MiB");
+}
 
-// Columns of equal width, two blanks apart.
-std::string Columns(const std::vector<Row>& rows) {
+constexpr size_t kGap = 2;
+std::vector<size_t> Widths(const std::vector<Row>& rows) {
   std::vector<size_t> widths;
   for (const Row& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
     for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
   }
+  return widths;
+}
+
+// Columns of equal width, kGap blanks apart.
+std::string Columns(const std::vector<Row>& rows) {
+  const std::vector<size_t> widths = Widths(rows);
   std::string text;
   for (const Row& row : rows) {
     std::string line;
     for (size_t i = 0; i < row.size(); ++i)
-      absl::StrAppend(&line, row[i],
-                      std::string(i + 1 < row.size() ? widths[i] + 2 - row[i].size() : 0, ' '));
+      absl::StrAppend(&line, Printable(row[i]),
+                      std::string(i + 1 < row.size() ? widths[i] + kGap - row[i].size() : 0, ' '));
     absl::StrAppend(&text, line, "\n");
   }
   return text;
@@ -95,16 +118,36 @@ Totals TotalsOf(const v1::ShimResponse& report) {
 std::string ContainersText(const v1::ShimResponse& report) {
   if (report.containers_size() == 1) return report.containers(0).state();
   if (report.containers_size() == 0 && report.has_sandbox())
-    return absl::StrCat("none (pod ", report.sandbox().state(), ")");
+    return absl::StrCat("pod ", report.sandbox().state());
   const auto running = std::count_if(report.containers().begin(), report.containers().end(),
                                      [](const v1::Container& c) { return c.state() == "running"; });
   return absl::StrCat(running, "/", report.containers_size(), " running");
 }
 
+std::string AgoText(const google::protobuf::Timestamp& at, SystemTime now) {
+  return absl::StrCat(DurationText(now - TimeOf(at)), " ago");
+}
+
+// Of each shim that has logged one, its last problem.
+std::string Problems(const Node& node) {
+  std::string text;
+  for (const Node::Shim& shim : node.shims) {
+    const v1::ShimResponse& report = shim.report;
+    if (report.last_problems_size() == 0) continue;
+    const v1::Problem& last = *report.last_problems().rbegin();
+    const std::string line =
+        absl::StrCat(Cut(report.id(), 16), ": ", CountText(report.problems()),
+                     report.problems() == 1 ? " problem, " : " problems, the last ",
+                     AgoText(last.at(), node.at), ": ", last.level(), " ", last.text());
+    absl::StrAppend(&text, Printable(Beginning(line)), "\n");
+  }
+  return text;
+}
+
 std::string Remarks(const Node& node) {
   std::string text;
   for (const std::string& socket : node.silent)
-    absl::StrAppend(&text, "does not answer: ", socket, "\n");
+    absl::StrAppend(&text, "does not answer: ", Printable(socket), "\n");
   if (node.others > 0) absl::StrAppend(&text, node.others, " shims of other kinds\n");
   if (node.dead > 0) absl::StrAppend(&text, node.dead, " sockets without a shim\n");
   return text;
@@ -190,6 +233,20 @@ Family::Labels LabelsOf(const v1::ShimResponse& report) {
   return {{"namespace", report.namespace_()}, {"shim", report.id()}};
 }
 
+// Two containerds of one node may have a container of the same name, and Prometheus takes nothing
+// of a page on which a series is twice: the shim that was started last.
+std::vector<const v1::ShimResponse*> OneOfEach(const Node& node) {
+  std::map<std::pair<std::string, std::string>, const v1::ShimResponse*> found;
+  for (const Node::Shim& shim : node.shims) {
+    const v1::ShimResponse*& one = found[{shim.report.namespace_(), shim.report.id()}];
+    if (one == nullptr || TimeOf(one->started_at()) < TimeOf(shim.report.started_at()))
+      one = &shim.report;
+  }
+  std::vector<const v1::ShimResponse*> reports;
+  for (const auto& [key, report] : found) reports.push_back(report);
+  return reports;
+}
+
 // A family with a figure of each shim.
 struct ShimFigure {
   const char* name;
@@ -219,29 +276,40 @@ constexpr std::array<ShimFigure, 8> kShimFigures = {{
 
 }  // namespace
 
+SystemTime TimeOf(const google::protobuf::Timestamp& timestamp) {
+  auto since =
+      std::chrono::seconds(timestamp.seconds()) + std::chrono::nanoseconds(timestamp.nanos());
+  return SystemTime(std::chrono::duration_cast<SystemTime::duration>(since));
+}
+
 std::string TableText(const Node& node) {
-  std::vector<Row> rows = {{"NAMESPACE", "ID", "PID", "UP", "MEMORY", "FDS", "CONTAINERS", "EXECS",
-                            "OOM", "EVENTS", "PROBLEMS"}};
+  std::vector<Row> rows = {{"NAMESPACE", "ID", "VERSION", "PID", "UP", "MEMORY", "FDS",
+                            "CONTAINERS", "EXECS", "OOM", "EVENTS"}};
   for (const Node::Shim& shim : node.shims) {
     const v1::ShimResponse& report = shim.report;
     const Totals totals = TotalsOf(report);
-    rows.push_back({Cut(report.namespace_(), 10), Cut(report.id(), 16), absl::StrCat(report.pid()),
-                    DurationText(node.at - TimeOf(report.started_at())),
-                    MemoryText(report.private_memory_bytes()), absl::StrCat(report.descriptors()),
-                    ContainersText(report), absl::StrCat(totals.execs),
-                    absl::StrCat(totals.oom_kills), absl::StrCat(report.pending_events()),
-                    absl::StrCat(report.problems())});
+    rows.push_back({Cut(report.namespace_(), 9), report.id(), Cut(report.version(), 7),
+                    CountText(report.pid(), 7), DurationText(node.at - TimeOf(report.started_at())),
+                    MemoryText(report.private_memory_bytes()), CountText(report.descriptors()),
+                    Cut(ContainersText(report), 13), CountText(totals.execs),
+                    CountText(totals.oom_kills), CountText(report.pending_events())});
   }
-  return Columns(rows) + Remarks(node);
+  // The id has what the others leave: at least kLeastId, since each of them has its limit.
+  size_t others = 0;
+  const std::vector<size_t> widths = Widths(rows);
+  for (size_t width : widths) others += width + kGap;
+  others -= widths[1] + kGap;
+  for (Row& row : rows) row[1] = Cut(row[1], std::max(kTableWidth, others + kLeastId) - others);
+  return absl::StrCat(Columns(rows), Problems(node), Remarks(node));
 }
 
 std::string DetailText(const Node::Shim& shim, SystemTime now) {
   const v1::ShimResponse& report = shim.report;
   const SystemTime started = TimeOf(report.started_at());
   std::string text = Columns({
-      {"shim", Printable(report.id())},
-      {"namespace", Printable(report.namespace_())},
-      {"version", Printable(absl::StrCat(report.version(), " (", report.revision(), ")"))},
+      {"shim", report.id()},
+      {"namespace", report.namespace_()},
+      {"version", absl::StrCat(report.version(), " (", report.revision(), ")")},
       {"pid", absl::StrCat(report.pid())},
       {"up", absl::StrCat(DurationText(now - started), ", since ", UtcText(started, false))},
       {"memory", absl::StrCat(MemoryText(report.private_memory_bytes()), " private")},
@@ -250,12 +318,12 @@ std::string DetailText(const Node::Shim& shim, SystemTime now) {
       {"events", absl::StrCat(report.pending_events(), " waiting for containerd")},
       {"log", absl::StrCat(report.problems(), " problems, ", report.dropped_log_lines(),
                            " lines dropped")},
-      {"socket", Printable(shim.socket)},
-      {"bundle", Printable(report.bundle())},
+      {"socket", shim.socket},
+      {"bundle", report.bundle()},
   });
   if (report.has_sandbox())
     absl::StrAppend(&text, "\n",
-                    Columns({{"sandbox", Printable(report.sandbox().state())},
+                    Columns({{"sandbox", report.sandbox().state()},
                              {"  pid", absl::StrCat(report.sandbox().pid())}}));
   for (const v1::Container& container : report.containers()) {
     std::string state = container.state();
@@ -263,23 +331,23 @@ std::string DetailText(const Node::Shim& shim, SystemTime now) {
       absl::StrAppend(&state, ", exit status ", container.exit_status(), " at ",
                       UtcText(TimeOf(container.exited_at()), false));
     absl::StrAppend(&text, "\n",
-                    Columns({{"container", Printable(container.id())},
+                    Columns({{"container", container.id()},
                              {"  state", state},
                              {"  pid", absl::StrCat(container.pid())},
                              {"  OOM kills", absl::StrCat(container.oom_kills())},
-                             {"  cgroup", Printable(container.cgroup())},
-                             {"  bundle", Printable(container.bundle())}}));
+                             {"  cgroup", container.cgroup()},
+                             {"  bundle", container.bundle()}}));
     std::vector<Row> execs;
     for (const v1::Exec& exec : container.execs())
-      execs.push_back({"  exec", Printable(exec.id()), exec.state(),
+      execs.push_back({"  exec", exec.id(), exec.state(),
                        exec.state() == "stopped" ? absl::StrCat("exit status ", exec.exit_status())
                                                  : absl::StrCat("pid ", exec.pid())});
     text += Columns(execs);
   }
   if (report.last_problems_size() > 0) text += "\nlast problems\n";
   for (const v1::Problem& problem : report.last_problems())
-    absl::StrAppend(&text, "  ", UtcText(TimeOf(problem.at()), false), " ", problem.level(), " ",
-                    Printable(problem.text()), "\n");
+    absl::StrAppend(&text, "  ", UtcText(TimeOf(problem.at()), false), " ",
+                    Printable(absl::StrCat(problem.level(), " ", problem.text())), "\n");
   return text;
 }
 
@@ -303,8 +371,9 @@ std::string PrometheusText(const Node& node) {
   Family execs("feather_container_execs", "gauge", "Execs that have not been deleted.");
   Family ooms("feather_container_oom_kills_total", "counter",
               "Processes of the container that the kernel's OOM killer took.");
-  for (const Node::Shim& shim : node.shims) {
-    const v1::ShimResponse& report = shim.report;
+  const std::vector<const v1::ShimResponse*> reports = OneOfEach(node);
+  for (const v1::ShimResponse* one : reports) {
+    const v1::ShimResponse& report = *one;
     Family::Labels labels = LabelsOf(report);
     labels.insert(labels.end(), {{"version", report.version()}, {"revision", report.revision()}});
     info.Add(labels, "1");
@@ -320,8 +389,8 @@ std::string PrometheusText(const Node& node) {
   absl::StrAppend(&text, shims.text(), silent.text(), info.text());
   for (const ShimFigure& figure : kShimFigures) {
     Family family(figure.name, figure.type, figure.help);
-    for (const Node::Shim& shim : node.shims)
-      family.Add(LabelsOf(shim.report), absl::StrCat(figure.value(shim.report)));
+    for (const v1::ShimResponse* report : reports)
+      family.Add(LabelsOf(*report), absl::StrCat(figure.value(*report)));
     text += family.text();
   }
   return absl::StrCat(text, states.text(), execs.text(), ooms.text());

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "proto/inspect.pb.h"
 
 namespace feather::inspect {
@@ -21,8 +22,12 @@ struct Node {
   std::chrono::system_clock::time_point at = std::chrono::system_clock::now();
 };
 
-// A line for each shim, at most kTableWidth columns wide (longer ids are cut in the middle).
+std::chrono::system_clock::time_point TimeOf(const google::protobuf::Timestamp& timestamp);
+
+// A line for each shim, then one for each that has logged a problem, at most kTableWidth columns
+// wide: longer ids have kOmitted in their middle.
 inline constexpr size_t kTableWidth = 100;
+inline constexpr absl::string_view kOmitted = "..";
 std::string TableText(const Node& node);
 
 // Everything that one shim told.

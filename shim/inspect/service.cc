@@ -12,6 +12,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "shim/inspect/report.h"
 #include "shim/ttrpc/utf8.h"
 #include "shim/version.h"
 
@@ -46,6 +47,10 @@ void SetTime(std::chrono::system_clock::time_point time, google::protobuf::Times
   timestamp.set_seconds(seconds.time_since_epoch().count());
   timestamp.set_nanos(static_cast<int32_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(time - seconds).count()));
+}
+
+std::string ExitText(const api::Container& container) {
+  return container.has_exited_at() ? UtcText(TimeOf(container.exited_at())) : "";
 }
 
 }  // namespace
@@ -109,7 +114,8 @@ void Service::Log() const {
                     {"private_memory_bytes", absl::StrCat(report.private_memory_bytes())},
                     {"descriptors", absl::StrCat(report.descriptors())},
                     {"problems", absl::StrCat(report.problems())},
-                    {"dropped_log_lines", absl::StrCat(report.dropped_log_lines())}});
+                    {"dropped_log_lines", absl::StrCat(report.dropped_log_lines())},
+                    {"sandbox", report.sandbox().state()}});
   for (const api::Container& container : report.containers()) {
     LogInfo("state of a container", {{"id", container.id()},
                                      {"state", container.state()},
@@ -117,6 +123,7 @@ void Service::Log() const {
                                      {"bundle", container.bundle()},
                                      {"cgroup", container.cgroup()},
                                      {"exit_status", absl::StrCat(container.exit_status())},
+                                     {"exited_at", ExitText(container)},
                                      {"execs", absl::StrCat(container.execs_size())},
                                      {"oom_kills", absl::StrCat(container.oom_kills())}});
     for (const api::Exec& exec : container.execs())

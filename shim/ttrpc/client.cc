@@ -186,12 +186,18 @@ int ConnectTo(int fd, const sockaddr_un& address) {
   return connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
 }
 
+absl::Status ConnectError(int error, const std::string& file) {
+  const std::string text = absl::StrCat("connect ", file, ": ", strerror(error));
+  if (error == EAGAIN) return absl::DeadlineExceededError(text);
+  if (error == EACCES || error == EPERM) return absl::PermissionDeniedError(text);
+  return absl::UnavailableError(text);
+}
+
 }  // namespace
 
 // connect(2) by hand: asio takes EAGAIN of a unix socket, which means a full backlog, for a
 // connection in progress. It never blocks on a non-blocking socket.
-Async<absl::StatusOr<std::shared_ptr<Client>>> Client::Connect(asio::io_context& io,
-                                                               std::string path) {
+Async<absl::StatusOr<UniqueFd>> ConnectSocket(std::string path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::string file(absl::StripPrefix(path, "unix://"));
@@ -209,12 +215,18 @@ Async<absl::StatusOr<std::shared_ptr<Client>>> Client::Connect(asio::io_context&
   Clock::duration pause = std::chrono::milliseconds(1);
   while (ConnectTo(fd.get(), address) < 0) {
     if (errno == EINTR) continue;
-    if (errno != EAGAIN || Clock::now() >= deadline)
-      co_return absl::UnavailableError(absl::StrCat("connect ", file, ": ", strerror(errno)));
+    if (errno != EAGAIN || Clock::now() >= deadline) co_return ConnectError(errno, file);
     co_await SleepFor(pause);
     pause = std::min<Clock::duration>(pause * 2, std::chrono::milliseconds(50));
   }
-  co_return FromSocket(io, std::move(fd));
+  co_return fd;
+}
+
+Async<absl::StatusOr<std::shared_ptr<Client>>> Client::Connect(asio::io_context& io,
+                                                               std::string path) {
+  absl::StatusOr<UniqueFd> fd = co_await ConnectSocket(std::move(path));
+  if (!fd.ok()) co_return fd.status();
+  co_return FromSocket(io, *std::move(fd));
 }
 
 std::shared_ptr<Client> Client::FromSocket(asio::io_context& io, UniqueFd socket) {

@@ -28,12 +28,17 @@ class ClientStream {
   virtual Async<absl::StatusOr<std::optional<std::string>>> Receive() = 0;
 };
 
+// A connection to a unix socket; `path`: absolute, or "unix://" before it. InvalidArgument when
+// nobody ever could listen there, PermissionDenied when the kernel does not let us,
+// DeadlineExceeded when the listener has accepted nobody for 5 seconds, Unavailable when there is
+// none.
+Async<absl::StatusOr<UniqueFd>> ConnectSocket(std::string path);
+
 // One TTRPC connection as a client, with any number of calls in flight. Dropping it closes the
 // connection.
 class Client {
  public:
-  // `path`: a unix socket path, or "unix://" before it. Unavailable when nobody listens,
-  // InvalidArgument when nobody ever could: not absolute, or too long.
+  // By ConnectSocket.
   static Async<absl::StatusOr<std::shared_ptr<Client>>> Connect(asio::io_context& io,
                                                                 std::string path);
   // On a connected stream socket.

@@ -133,7 +133,14 @@ TEST_F(Inspect, FindsAShimByWhatItsContainersAreCalled) {
   HelperResult none = Run({"gamma"});
   EXPECT_EQ(none.exit_code, 1);
   EXPECT_THAT(none.err, HasSubstr("no shim of feather's has gamma"));
-  EXPECT_EQ(Run({"-no-such-flag"}).exit_code, 1);
+  EXPECT_EQ(RunJson({"al..ha"})["shims"][0]["id"], "alpha") << "as the table has long ones";
+  EXPECT_EQ(Run({"alp..alpha"}).exit_code, 1) << "nothing is left out there";
+  HelperResult wrong = Run({"-no-such-flag"});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_THAT(wrong.err, HasSubstr("\nusage: containerd-shim-feather-v2 inspect "));
+  HelperResult help = Run({"--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  EXPECT_THAT(help.out, HasSubstr("-prometheus"));
   EXPECT_THAT(a.KillAndRemove(), IsOk());
   EXPECT_THAT(b.KillAndRemove(), IsOk());
 }
@@ -224,7 +231,7 @@ TEST_F(Inspect, WritesTheSameIntoTheLogOnSignal) {
     return ctrd().log().find("msg=\"state of an exec\"") != std::string::npos;
   })) << ctrd().log();
   for (const char* part : {"containers=1", "started_at=", "msg=\"state of a container\"",
-                           "exec_id=x", "state=running"})
+                           "exec_id=x", "state=running", "exited_at=", "sandbox="})
     EXPECT_THAT(ctrd().log(), HasSubstr(part));
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }

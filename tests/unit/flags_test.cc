@@ -115,6 +115,7 @@ TEST(Flags, UsageNamesEveryFlag) {
   for (const char* flag : {"address", "bundle", "debug", "debug-socket", "id", "info", "namespace",
                            "publish-binary", "socket", "v", "version"})
     EXPECT_THAT(usage, HasSubstr(std::string("  -") + flag));
+  EXPECT_THAT(usage, HasSubstr("inspect"));
 }
 
 }  // namespace

@@ -71,11 +71,53 @@ std::vector<std::string> Lines(const std::string& text) {
 
 TEST(InspectTable, HasALineForEachShimThatFitsTheTerminal) {
   const std::vector<std::string> lines = Lines(TableText(OneNode()));
-  ASSERT_EQ(lines.size(), 2u);
+  ASSERT_EQ(lines.size(), 3u);
   const std::vector<std::string> words = absl::StrSplit(lines[1], ' ', absl::SkipEmpty());
-  EXPECT_THAT(words, ElementsAre("k8s.io", "aaaaaaaaaa..aend", "4194304", "3d4h", "152", "KiB",
-                                 "24", "1/2", "running", "1", "3", "7", "9"));
+  EXPECT_THAT(words, ElementsAre("k8s.io", "aaaaaaaaaaa..aaend", "1.2.3", "4194304", "3d4h", "152",
+                                 "KiB", "24", "1/2", "running", "1", "3", "7"));
+  EXPECT_EQ(lines[0].size(), kTableWidth) << "the id has what is left";
+  EXPECT_EQ(lines[2], "aaaaaaaaaa..aend: 9 problems, the last 0s ago: warning msg=\"it broke\"");
   for (const std::string& line : lines) EXPECT_LE(line.size(), kTableWidth) << line;
+}
+
+// Whatever a shim tells.
+TEST(InspectTable, FitsTheTerminalWithTheLargestFigures) {
+  Node node = OneNode();
+  v1::ShimResponse& report = node.shims[0].report;
+  report.set_namespace_("a-namespace-of-somebody");
+  report.set_version("100.200.300~rc1");
+  report.set_pid(UINT32_MAX);
+  report.mutable_started_at()->set_seconds(0);
+  report.set_private_memory_bytes(UINT64_MAX);
+  report.set_descriptors(UINT32_MAX);
+  report.set_pending_events(UINT64_MAX);
+  report.set_problems(UINT64_MAX);
+  report.mutable_last_problems(0)->set_text(std::string(300, 'x'));
+  report.mutable_containers(0)->set_oom_kills(UINT64_MAX);
+  for (int i = 0; i < 20000; ++i) {
+    report.mutable_containers(0)->add_execs();
+    report.add_containers()->set_state("running");
+  }
+  std::vector<std::string> lines = Lines(TableText(node));
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_THAT(lines[1], HasSubstr(" aaaa..d "));
+  for (const std::string& line : lines) EXPECT_LE(line.size(), kTableWidth) << line;
+  report.clear_containers();
+  report.mutable_sandbox()->set_state("stopped");
+  for (const std::string& line : Lines(TableText(node))) EXPECT_LE(line.size(), kTableWidth);
+}
+
+TEST(InspectTable, ShortIdsAreNotCutAndLongOnesGetWhatIsLeft) {
+  Node node = OneNode();
+  v1::ShimResponse& report = node.shims[0].report;
+  report.set_namespace_("default");
+  report.set_pid(77);
+  report.set_private_memory_bytes(11 << 20);
+  report.set_id("web-server-of-somebody");
+  EXPECT_THAT(TableText(node), HasSubstr(" web-server-of-somebody "));
+  report.set_id(std::string(64, 'a'));
+  EXPECT_THAT(TableText(node), HasSubstr("\ndefault    aaaaaaaaaaaaaa..aaaaaaa  1.2.3 "));
+  EXPECT_THAT(TableText(node), HasSubstr("  11 MiB  "));
 }
 
 TEST(InspectTable, TellsWhatDidNotAnswer) {
@@ -93,7 +135,17 @@ TEST(InspectTable, PassesNoControlCharactersOn) {
   Node node = OneNode();
   node.shims[0].report.set_id("a\x1b[2J\nb");
   EXPECT_THAT(TableText(node), HasSubstr("a?[2J?b"));
-  EXPECT_THAT(DetailText(node.shims[0], node.at), Not(HasSubstr("\x1b")));
+  v1::ShimResponse& report = node.shims[0].report;
+  report.mutable_containers(0)->set_state("r\x1b[1m\xc2\x9b");
+  report.mutable_containers(0)->mutable_execs(0)->set_state("\x1b");
+  report.mutable_last_problems(0)->set_level("\x1b");
+  report.set_version("\x1b");
+  report.mutable_containers()->RemoveLast();
+  node.silent = {"/\x1b"};
+  for (const std::string& text : {TableText(node), DetailText(node.shims[0], node.at)}) {
+    EXPECT_THAT(text, Not(HasSubstr("\x1b")));
+    EXPECT_THAT(text, Not(HasSubstr("\x9b")));
+  }
 }
 
 TEST(InspectDetail, TellsEverything) {
@@ -135,7 +187,7 @@ TEST(Inspect, TellsOfAPodWithoutAPauseContainer) {
   const auto json = nlohmann::json::parse(JsonText(node));
   EXPECT_EQ(json["shims"][0]["sandbox"], nlohmann::json({{"state", "ready"}, {"pid", 4194304}}));
   report.clear_containers();
-  EXPECT_THAT(TableText(node), HasSubstr("none (pod ready)"));
+  EXPECT_THAT(TableText(node), HasSubstr(" pod ready "));
 }
 
 TEST(InspectJson, TakesNamesThatAreNoUtf8) {
@@ -169,6 +221,22 @@ TEST(InspectPrometheus, HasEveryFamilyOnceWithItsSamplesBehindIt) {
         "feather_shim_private_memory_bytes{namespace=\"k8s.io\",shim=\"b\\\"\\\\\\n\"} 155648\n",
         "container=\"two\",state=\"stopped\"} 1\n"})
     EXPECT_THAT(text, HasSubstr(line));
+}
+
+TEST(InspectPrometheus, HasNoSeriesTwice) {
+  Node node = OneNode();
+  node.shims.push_back(Pod());
+  node.shims[1].report.mutable_started_at()->set_seconds(kNow);
+  node.shims[1].report.set_descriptors(99);
+  node.shims.push_back(Pod());
+  const std::string text = PrometheusText(node);
+  std::set<std::string> series;
+  for (const std::string& line : Lines(text)) {
+    if (line[0] == '#') continue;
+    EXPECT_TRUE(series.insert(line.substr(0, line.rfind(' '))).second) << line;
+  }
+  EXPECT_THAT(text, HasSubstr("feather_shims 3\n"));
+  EXPECT_THAT(text, HasSubstr("} 99\n")) << "the newest";
 }
 
 }  // namespace
