@@ -61,10 +61,12 @@ class OomWatch : public testing::Test {
     cgroup_->Limit(kLimit);
   }
 
-  std::unique_ptr<Watch> StartWatch(std::optional<uint64_t> told = std::nullopt) {
+  std::unique_ptr<Watch> StartWatch(std::optional<uint64_t> baseline = std::nullopt) {
+    Beginning beginning;
+    beginning.kills = baseline;
     auto watch = Watch::Start(
         io_, true, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
-        told, [this](const Explanation& kill) { explanations_.push_back(kill); });
+        beginning, [this](const Explanation& kill) { explanations_.push_back(kill); });
     EXPECT_TRUE(watch.ok()) << watch.status();
     return watch.ok() ? *std::move(watch) : nullptr;
   }
@@ -360,6 +362,26 @@ TEST_F(OomWatch, DoesNotTellEarlierKillsUnlessAskedTo) {
   EXPECT_TRUE(kills_.empty());
   Settle();
   EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomWatch, TellsAKillFromBeforeItsStartOfACgroupThatIsTheContainersOwn) {
+  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path()), 0u);
+  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path() + "/none"), 0u);
+  Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+  Beginning beginning;
+  beginning.kills = 0;
+  beginning.init = init.pid();
+  EXPECT_TRUE(init.RunToItsKill());
+  auto watch = Watch::Start(
+      io_, true, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
+      beginning, [this](const Explanation& kill) { explanations_.push_back(kill); });
+  ASSERT_TRUE(watch.ok()) << watch.status();
+  (*watch)->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+  // Though the process was in no list of the cgroup's any more.
+  ASSERT_EQ(explanations_.size(), 1u);
+  ASSERT_EQ(explanations_[0].victims.size(), 1u);
+  EXPECT_EQ(explanations_[0].victims[0].pid, beginning.init);
 }
 
 // Checklist: O6.

@@ -30,6 +30,53 @@ TEST_F(OomShim, AKillByThePodsLimitIsToldOfTheVictimsContainerAlone) {
   EXPECT_THAT(Ends("small"), ::testing::ElementsAre("/tasks/exit small 137"));
 }
 
+// memory.oom.group: the kernel counts each process, and containerd is told once.
+TEST_F(OomShim, AGroupKillIsToldOnceAndBeforeEachOfItsExits) {
+  for (const char* id : {"a", "b", "c"}) {
+    ContainerOptions options = Limited("sleep 1000");
+    options.spec.patch =
+        absl::StrCat(R"({"linux": {"resources": {"memory": {"limit": )", kLimitMiB * (1 << 20),
+                     R"(}, "unified": {"memory.oom.group": "1"}}}})");
+    Container& c = ctrd_->New(id, options);
+    ASSERT_TRUE(c.Run().ok());
+    ASSERT_TRUE(c.Exec("bystander", {"sleep", "1000"}).ok());
+    ASSERT_TRUE(c.Start("bystander").ok());
+    ASSERT_TRUE(c.Exec("victim", {"sh", "-c", absl::StrCat("sleep 1000 & exec ", kEater)}).ok());
+    ASSERT_TRUE(c.Start("victim").ok());
+    EXPECT_NE(ctrd_->WaitForExit(id, id), nullptr);
+    Remove(c);
+    const std::vector<std::string> ends = Ends(id);
+    ASSERT_EQ(ends.size(), 4u) << ::testing::PrintToString(ends);
+    EXPECT_EQ(ends[0], absl::StrCat("/tasks/oom ", id));
+    EXPECT_THAT((std::vector<std::string>{ends[1], ends[2]}),
+                ::testing::UnorderedElementsAre(absl::StrCat("/tasks/exit ", id, " bystander 137"),
+                                                absl::StrCat("/tasks/exit ", id, " victim 137")));
+    EXPECT_EQ(ends[3], absl::StrCat("/tasks/exit ", id, " 137"));
+  }
+}
+
+// Only here: cgroup1 refuses a limit that is below what is used.
+TEST_F(OomShim, ACreateThatFailsByAKillSaysSoAndPublishesNothing) {
+  for (const char* runtime : {"runc", "crun"}) {
+    Settings settings;
+    settings.runtime = runtime;
+    ctrd_ = std::make_unique<FakeContainerd>(settings);
+    ContainerOptions options;
+    options.spec.patch = R"({"linux": {"resources": {"memory": {"limit": 16384}}}})";
+    Container& c = ctrd_->New("a", options);
+    const auto created = c.Create();
+    ASSERT_FALSE(created.ok()) << runtime;
+    EXPECT_THAT(std::string(created.status().message()), ::testing::HasSubstr("OOM")) << runtime;
+    EXPECT_THAT(std::string(created.status().message()), ::testing::HasSubstr("memory limit"))
+        << runtime;
+    EXPECT_TRUE(c.Shutdown().ok());
+    c.Disconnect();
+    EXPECT_TRUE(c.RemoveBundle().ok());
+    EXPECT_THAT(ctrd_->FindLeftovers(), ::testing::IsEmpty());
+    EXPECT_THAT(ctrd_->events().Summaries("a"), ::testing::IsEmpty());
+  }
+}
+
 TEST_P(OomSeries, TellsEachKillOnceAndBeforeTheExit) { RunSeries(); }
 INSTANTIATE_TEST_SUITE_P(Kills, OomSeries, kOomSeries, OomSeriesName);
 

@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)feather::HugePageSize(text);
   (void)feather::oom::ParseCounters(text);
   feather::oom::KernelLog log("/sys/fs/cgroup/memory/x");
-  log.Know({1, 4711});
+  log.SawProcesses({1, 4711});
   log.Add(text);
   if (log.Take().size() > 1) abort();
   return 0;

@@ -3,11 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -21,6 +23,7 @@
 #include "runtime/base/file.h"
 #include "runtime/cgroup.h"
 #include "tests/support/memory_cgroup.h"
+#include "tests/support/mount_namespace.h"
 #include "tests/support/proc.h"
 #include "tests/support/shim.h"
 
@@ -343,6 +346,8 @@ class OomShimRuntime : public OomShim {
     if (IsSkipped()) return;
     Settings settings;
     settings.runtime = scripts_.path() + "/runtime";
+    const char* systemd = getenv("FEATHER_GUEST_SYSTEMD");
+    settings.systemd_cgroup = systemd != nullptr && *systemd != 0;
     // Restoring takes CRIU: a container that starts as another one does serves as well.
     const std::string script = absl::StrCat(
         "#!/bin/sh\n"
@@ -464,5 +469,170 @@ TEST_F(OomShimRuntime, NothingIsHeldForAContainerAfterItsEnd) {
 
   Remove(keeper);
 }
+
+// The init waits between Create and Start, or runc has not even ended, when it is killed.
+class OomShimBeforeStart : public OomShimRuntime {
+ protected:
+  static constexpr char kWaitForTheEnd[] =
+      "until case $(cat /proc/$(cat $pid_file)/stat) in *') Z '*|'') true;; *) false;; esac; do :; "
+      "done";
+
+  // In the script that makes a container: another process in its cgroup wants too much, and the
+  // init is who the kernel prefers then.
+  static std::string KillTheInit(absl::string_view after = "") {
+    const char* find =
+        Unified() ? "s|^0::|/sys/fs/cgroup|p" : "s|^[0-9]*:memory:|/sys/fs/cgroup/memory|p";
+    return absl::StrCat(
+        "runc \"$@\"; status=$?; cgroup=$(sed -n '", find,
+        "' /proc/$(cat $pid_file)/cgroup); echo 1000 >/proc/$(cat $pid_file)/oom_score_adj; "
+        "sh -c \"echo \\$\\$ >$cgroup/cgroup.procs; exec ",
+        kEater, "\"; ", kWaitForTheEnd, "; ", after, " exit $status");
+  }
+
+  void ExpectToldBeforeTheExit(Container& c) {
+    EXPECT_FALSE(c.Start().ok());
+    EXPECT_NE(ctrd_->WaitForExit(c.id(), c.id()), nullptr);
+    EXPECT_TRUE(c.Remove().ok());
+    EXPECT_TRUE(ctrd_->WaitForDelete(c.id()));
+    const std::string id = c.id();
+    EXPECT_THAT(ctrd_->events().Summaries(id),
+                ::testing::ElementsAre("/tasks/create " + id, "/tasks/oom " + id,
+                                       "/tasks/exit " + id + " 137", ::testing::_));
+    EXPECT_THAT(Explanations(), ::testing::ElementsAre(::testing::HasSubstr("id=" + id)));
+  }
+};
+
+TEST_F(OomShimBeforeStart, TheKillOfAnInitBeforeCreateHasEndedIsTold) {
+  Instead("create", KillTheInit());
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  ASSERT_TRUE(c.Create().ok());
+  ExpectToldBeforeTheExit(c);
+}
+
+// As below systemd, which removes a scope that is empty.
+TEST_F(OomShimBeforeStart, TheKillOfAnInitIsToldThoughItsCgroupIsGoneWhenCreateHasEnded) {
+  Instead("create", KillTheInit("rmdir $cgroup;"));
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  ASSERT_TRUE(c.Create().ok());
+  ExpectToldBeforeTheExit(c);
+}
+
+TEST_F(OomShimBeforeStart, TheKillOfAnInitThatWaitsForItsStartIsTold) {
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  auto pid = c.Create();
+  ASSERT_TRUE(pid.ok()) << pid.status();
+  const std::string directory = MemoryDirectory(c);
+  ASSERT_TRUE(WriteFile(absl::StrCat("/proc/", *pid, "/oom_score_adj"), "1000", 0).ok());
+  Member eater(directory, [] { EatMemory(size_t{200} << 20); });
+  EXPECT_TRUE(eater.RunToItsKill());
+  EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+  EXPECT_FALSE(c.Start().ok());
+  Remove(c);
+  // Two processes were killed, perhaps far apart.
+  const std::vector<std::string> ends = Ends("a");
+  ASSERT_THAT(ends, ::testing::SizeIs(::testing::AllOf(::testing::Ge(2), ::testing::Le(3))));
+  EXPECT_EQ(ends.front(), "/tasks/oom a");
+}
+
+TEST_F(OomShimBeforeStart, TheEndOfAnInitByAnotherHandIsNoKillThoughItsCgroupIsGone) {
+  Instead("create", absl::StrCat("runc \"$@\"; status=$?; kill -9 $(cat $pid_file); ",
+                                 kWaitForTheEnd, "; exit $status"));
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  ASSERT_TRUE(c.Create().ok());
+  EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+  EXPECT_TRUE(c.Remove().ok());
+  EXPECT_TRUE(ctrd_->WaitForDelete("a"));
+  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/exit a 137"));
+}
+
+TEST_F(OomShimBeforeStart, TheKillsOfAnEarlierContainerInTheSameCgroupAreNotTold) {
+  MemoryCgroup cgroup(*MemoryController(), absl::StrCat(ctrd_->name(), "-old"));
+  cgroup.Limit(uint64_t{kLimitMiB} << 20);
+  Member earlier(cgroup, [] { EatMemory(size_t{200} << 20); });
+  EXPECT_TRUE(earlier.RunToItsKill());
+  const auto make = [&](const std::string& id) -> auto& {
+    ContainerOptions options = Limited("exit 3");
+    options.spec.cgroups_path = absl::StrCat("/", ctrd_->name(), "-old");
+    return ctrd_->New(id, options);
+  };
+  Container& quiet = make("quiet");
+  ASSERT_TRUE(quiet.Run().ok());
+  EXPECT_NE(ctrd_->WaitForExit("quiet", "quiet"), nullptr);
+  Remove(quiet);
+  EXPECT_THAT(Ends("quiet"), ::testing::ElementsAre("/tasks/exit quiet 3"));
+}
+
+// Where the kernel's log cannot be had the counters are enough, as long as the cgroup is there.
+class OomShimWithoutLog : public OomShim, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    OomShim::SetUp();
+    if (IsSkipped()) return;
+    ASSERT_TRUE(mounts_.entered()) << strerror(errno);
+    const std::string how = GetParam();
+    if (how == "Missing") {
+      ASSERT_NO_FATAL_FAILURE(MakeDevicesWithoutLog());
+    } else if (how == "Unreadable") {
+      // It cannot be opened (ENXIO).
+      const std::string socket = files_.path() + "/socket";
+      ASSERT_EQ(mknod(socket.c_str(), S_IFSOCK | 0600, 0), 0) << strerror(errno);
+      Bind(socket, "/dev/kmsg");
+    } else {
+      Bind("/dev/null", "/dev/kmsg");
+    }
+  }
+
+  static void Bind(const std::string& what, const std::string& where) {
+    ASSERT_EQ(mount(what.c_str(), where.c_str(), nullptr, MS_BIND | MS_REC, nullptr), 0)
+        << where << ": " << strerror(errno);
+  }
+
+  void MakeDevicesWithoutLog() {
+    const std::string dev = files_.path() + "/dev";
+    ASSERT_EQ(mkdir(dev.c_str(), 0755), 0) << strerror(errno);
+    ASSERT_EQ(mount("none", dev.c_str(), "tmpfs", 0, nullptr), 0) << strerror(errno);
+    for (const char* name : {"null", "zero", "full", "random", "urandom", "tty"}) {
+      struct stat info {};
+      ASSERT_EQ(stat(absl::StrCat("/dev/", name).c_str(), &info), 0) << name;
+      ASSERT_EQ(mknod(absl::StrCat(dev, "/", name).c_str(), S_IFCHR | 0666, info.st_rdev), 0)
+          << name << ": " << strerror(errno);
+    }
+    ASSERT_EQ(mkdir((dev + "/pts").c_str(), 0755), 0);
+    Bind("/dev/pts", dev + "/pts");
+    ASSERT_EQ(symlink("pts/ptmx", (dev + "/ptmx").c_str()), 0);
+    ASSERT_EQ(symlink("/proc/self/fd", (dev + "/fd").c_str()), 0);
+    Bind(dev, "/dev");
+    ASSERT_NE(access("/dev/kmsg", F_OK), 0);
+  }
+
+  TestDirectory files_;
+  MountNamespace mounts_;
+};
+
+TEST_P(OomShimWithoutLog, EachKillIsToldOnceAndBeforeItsExit) {
+  Container& init = ctrd_->New("init", Limited(absl::StrCat("exec ", kEater)));
+  ASSERT_TRUE(init.Run().ok());
+  EXPECT_NE(ctrd_->WaitForExit("init", "init"), nullptr);
+  Container& c = ctrd_->New("c", Limited(absl::StrCat(kEater, "; sleep 1000")));
+  ASSERT_TRUE(c.Run().ok());
+  EXPECT_TRUE(WaitForOoms("c", 1));
+  ASSERT_TRUE(c.Exec("e", {"sh", "-c", absl::StrCat("exec ", kEater)}).ok());
+  ASSERT_TRUE(c.Start("e").ok());
+  EXPECT_NE(ctrd_->WaitForExit("c", "e"), nullptr);
+  Remove(init);
+  Remove(c);
+  EXPECT_THAT(Ends("init"), ::testing::ElementsAre("/tasks/oom init", "/tasks/exit init 137"));
+  EXPECT_THAT(Ends("c"), ::testing::ElementsAre("/tasks/oom c", "/tasks/oom c",
+                                                "/tasks/exit c e 137", "/tasks/exit c 137"));
+  EXPECT_THAT(
+      Explanations(),
+      ::testing::AllOf(::testing::SizeIs(3),
+                       ::testing::Each(::testing::AllOf(
+                           ::testing::HasSubstr("process=unknown"),
+                           ::testing::HasSubstr(absl::StrCat("limit=", kLimitMiB * (1 << 20)))))));
+}
+INSTANTIATE_TEST_SUITE_P(Kmsg, OomShimWithoutLog,
+                         ::testing::Values("Missing", "Unreadable", "AnotherDevice"),
+                         [](const auto& kind) { return std::string(kind.param); });
 
 }  // namespace feather::test

@@ -64,6 +64,13 @@ TEST(Spec, ReadsWhatTheShimNeeds) {
   EXPECT_EQ(spec->group, "pod");
 }
 
+TEST(Spec, HasTheCgroupsPath) {
+  auto spec = ParseSpec(R"({"cgroupsPath":"/no","linux":{"x":{"cgroupsPath":"/no"},
+    "cgroupsPath":"a.slice:b:c"}})");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->cgroups_path, "a.slice:b:c");
+}
+
 // Checklist: X7.
 TEST(Spec, PidNamespaceWithAPathOrWithoutAnEntryIsShared) {
   for (const char* namespaces :

@@ -48,6 +48,27 @@ TEST(ParseCgroup, TakesEveryMountedControllerOfAHybridHost) {
                                    Pair("cpuacct", "/sys/fs/cgroup/cpu,cpuacct/b")));
 }
 
+TEST(ExpectedMemoryCgroup, IsWhatTheCgroupsPathSays) {
+  const auto below = [](const char* cgroups_path) {
+    return ExpectedMemoryCgroup(/*unified=*/true, cgroups_path);
+  };
+  EXPECT_EQ(ExpectedMemoryCgroup(/*unified=*/false, "/default/a"),
+            "/sys/fs/cgroup/memory/default/a");
+  EXPECT_EQ(below("/default/a/"), "/sys/fs/cgroup/default/a");
+  EXPECT_EQ(below("system.slice:docker:a"), "/sys/fs/cgroup/system.slice/docker-a.scope");
+  EXPECT_EQ(below(":cri:a"), "/sys/fs/cgroup/system.slice/cri-a.scope");
+  EXPECT_EQ(below("a.slice::b"), "/sys/fs/cgroup/a.slice/b.scope");
+  EXPECT_EQ(below("-.slice:cri:a"), "/sys/fs/cgroup/cri-a.scope");
+  EXPECT_EQ(below("kube-burst-pod1.slice:cri:a"),
+            "/sys/fs/cgroup/kube.slice/kube-burst.slice/kube-burst-pod1.slice/cri-a.scope");
+}
+
+TEST(ExpectedMemoryCgroup, IsEmptyWhereThePathDoesNotSay) {
+  for (const char* cgroups_path : {"", "a", "a/b", "/", "/../a", "/a/..", "a:b", "a:b:c",
+                                   "a.slice:b:", "a.slice:b:c:d", "a.slice:/../:c"})
+    EXPECT_EQ(ExpectedMemoryCgroup(/*unified=*/true, cgroups_path), "") << cgroups_path;
+}
+
 // Checklist: O1.
 TEST(ParseCgroup, TakesTheOnePathOfAUnifiedHost) {
   auto cgroup =

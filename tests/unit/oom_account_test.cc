@@ -11,9 +11,9 @@ class OomAccount : public testing::Test {
  protected:
   OomAccount() { Begin({}, std::nullopt); }
 
-  void Begin(const Counters& now, std::optional<uint64_t> told) {
+  void Begin(const Counters& now, std::optional<uint64_t> baseline) {
     reports_.clear();
-    account_.emplace([this](const Counters& c) { reports_.push_back(c.oom_kill); }, now, told);
+    account_.emplace([this](const Counters& c) { reports_.push_back(c.oom_kill); }, now, baseline);
   }
 
   void Observe(uint64_t kills, uint64_t groups, Clock::duration later = {}) {
@@ -53,6 +53,16 @@ TEST_F(OomAccount, TakesWhatTheCounterSaysAtFirstAsTold) {
   EXPECT_EQ(reports_, (Reports{4}));
 }
 
+TEST_F(OomAccount, AKillInACgroupMadeAnewIsNotHiddenByTheOldOnesCount) {
+  Counters before;
+  before.oom_kill = 1;
+  Begin(before, 7);
+  Observe(1, 0);
+  EXPECT_TRUE(reports_.empty());
+  Observe(2, 0);
+  EXPECT_EQ(reports_, (Reports{2}));
+}
+
 TEST_F(OomAccount, AGroupKillReadBeforeItsGroupIsCountedIsOne) {
   Observe(1, 0);
   Observe(4, 1);
@@ -89,7 +99,7 @@ TEST_F(OomAccount, AKillLongAfterAGroupKillIsItsOwn) {
 
 TEST_F(OomAccount, AGroupKillThatNoCounterShowsIsOneAndAKillLongAfterItIsItsOwn) {
   Observe(1, 0);
-  account_->InGroup();
+  account_->MarkMaybeGroup();
   Observe(2, 0);
   Observe(5, 0);
   EXPECT_EQ(reports_, (Reports{1}));

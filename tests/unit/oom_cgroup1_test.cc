@@ -3,12 +3,16 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/steady_timer.hpp>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -17,8 +21,10 @@
 #include "absl/strings/str_cat.h"
 #include "oom/explainer.h"
 #include "oom/watch.h"
+#include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
+#include "tests/support/mount_namespace.h"
 #include "tests/support/shim_bundle.h"
 
 namespace feather::oom {
@@ -50,10 +56,12 @@ class OomCgroup1 : public testing::Test {
     io_.run();
   }
 
-  std::unique_ptr<Watch> StartWatch(std::optional<uint64_t> told = std::nullopt) {
+  std::unique_ptr<Watch> StartWatch(std::optional<uint64_t> baseline = std::nullopt) {
+    Beginning beginning;
+    beginning.kills = baseline;
     auto watch = Watch::Start(
         io_, false, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
-        told, [this](const Explanation& kill) { explanations_.push_back(kill); });
+        beginning, [this](const Explanation& kill) { explanations_.push_back(kill); });
     EXPECT_TRUE(watch.ok()) << watch.status();
     return watch.ok() ? *std::move(watch) : nullptr;
   }
@@ -259,6 +267,144 @@ TEST_F(OomCgroup1, CountsCgroupsBelowAndKeepsTheCountWhenTheyAreRemoved) {
     watch->Finish();
   }
   EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2}));
+}
+
+// Directories stand for cgroups, since a thousand of these take the kernel long.
+TEST_F(OomCgroup1, TellsAKillOnceThoughItsCgroupIsLeftOutOfAReadingForWantOfRoom) {
+  test::TestDirectory files;
+  const auto make = [&files](const std::string& name, int kills) {
+    const std::string directory = files.path() + name;
+    mkdir(directory.c_str(), 0755);
+    const std::string text = absl::StrCat("under_oom 0\noom_kill ", kills, "\n");
+    EXPECT_TRUE(WriteFile(directory + "/memory.oom_control", text, 0644).ok());
+  };
+  make("", 0);
+  EXPECT_TRUE(WriteFile(files.path() + "/cgroup.event_control", "", 0644).ok());
+  auto watch = Watch::Start(io_, false, files.path(),
+                            [this](const Counters& c) { kills_.push_back(c.oom_kill); });
+  ASSERT_TRUE(watch.ok()) << watch.status();
+  make("/near", 0);
+  make("/near/far", 3);
+  (*watch)->Read();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{3}));
+  for (size_t i = 0; i < kMostCgroups; ++i) make(absl::StrCat("/", i), 0);
+  (*watch)->Read();
+  for (size_t i = 0; i < kMostCgroups; ++i)
+    std::filesystem::remove_all(absl::StrCat(files.path(), "/", i));
+  (*watch)->Read();
+  EXPECT_EQ(kills_.size(), 1u);
+  make("/near/far", 4);
+  (*watch)->Read();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{3, 4}));
+}
+
+// As of a kernel with PREEMPT_RT: whoever registers for the signal is refused.
+class OomCgroup1WithoutSignal : public OomCgroup1 {
+ protected:
+  void SetUp() override {
+    OomCgroup1::SetUp();
+    if (IsSkipped()) return;
+    ASSERT_TRUE(mounts_.entered()) << strerror(errno);
+    const std::string control = cgroup_->path() + "/cgroup.event_control";
+    Cover(control, control);
+    ASSERT_EQ(mount(nullptr, control.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr),
+              0)
+        << strerror(errno);
+  }
+
+  static void Cover(const std::string& path, const std::string& by) {
+    ASSERT_EQ(mount(by.c_str(), path.c_str(), nullptr, MS_BIND, nullptr), 0) << strerror(errno);
+  }
+
+  test::MountNamespace mounts_;
+};
+
+TEST_F(OomCgroup1WithoutSignal, TellsAKillWhenTheKernelsLogHasIt) {
+  Member init(*cgroup_, [] { pause(); });
+  init.Go();
+  const auto before = OpenDescriptors();
+  auto watch = StartWatch();
+  Settle();
+  for (uint64_t i = 1; i <= 3; ++i) {
+    Member parent(*cgroup_, [] {
+      test::EatMemoryInAChild(kTooMuch);
+      pause();
+    });
+    parent.Go();
+    EXPECT_TRUE(RunUntil(io_, [&] { return kills_.size() >= i; }));
+  }
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2, 3}));
+  EXPECT_EQ(OpenDescriptors(), before);
+}
+
+TEST_F(OomCgroup1WithoutSignal, HasCountedAKillByTheTimeOfTheExitThoughThereIsNoLogEither) {
+  Cover("/dev/kmsg", "/dev/null");
+  const auto before = OpenDescriptors();
+  auto watch = StartWatch();
+  for (uint64_t i = 1; i <= 3; ++i) {
+    KillOne(*cgroup_);
+    Settle();
+    watch->Read();
+    ASSERT_EQ(kills_.size(), i);
+  }
+  watch->Finish();
+  EXPECT_EQ(kills_.size(), 3u);
+  EXPECT_EQ(OpenDescriptors(), before);
+}
+
+TEST_F(OomCgroup1, TellsTheKillOfAProcessItHasSeenThoughTheCgroupIsGone) {
+  Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+  auto watch = StartWatch();
+  Settle();
+  EXPECT_TRUE(init.RunToItsKill());
+  ASSERT_TRUE(cgroup_->Remove());
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+  Settle();
+  EXPECT_EQ(kills_.size(), 1u);
+}
+
+TEST_F(OomCgroup1, DoesNotTellAgainWhatItHasReadWhenTheCgroupIsGone) {
+  Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+  auto watch = StartWatch();
+  Settle();
+  EXPECT_TRUE(init.RunToItsKill());
+  watch->Read();
+  EXPECT_EQ(kills_.size(), 1u);
+  ASSERT_TRUE(cgroup_->Remove());
+  watch->Finish();
+  EXPECT_EQ(kills_.size(), 1u);
+}
+
+TEST_F(OomCgroup1, FindsTheKillOfAnInitWhoseCgroupIsGone) {
+  for (const bool killed : {true, false}) {
+    Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+    Beginning beginning;
+    beginning.init = init.pid();
+    if (killed) {
+      EXPECT_TRUE(init.RunToItsKill());
+    } else {
+      // The log has another process' kill.
+      KillOne(*cgroup_);
+      init.Kill(SIGKILL);
+      init.Wait();
+    }
+    const auto kill = FindKillOfInit(cgroup_->path(), beginning);
+    ASSERT_EQ(kill.has_value(), killed);
+    if (!killed) continue;
+    ASSERT_EQ(kill->victims.size(), 1u);
+    EXPECT_EQ(kill->victims[0].pid, beginning.init);
+    EXPECT_EQ(kill->victims[0].name, "oom_cgroup1_tes");
+  }
+}
+
+TEST_F(OomCgroup1, CountsTheKillsOfACgroupAndThoseBelowIt) {
+  EXPECT_EQ(CountKills(/*unified=*/false, cgroup_->path() + "/none"), 0u);
+  KillOne(*cgroup_);
+  MemoryCgroup below(cgroup_->path(), "below");
+  KillOne(below);
+  EXPECT_EQ(CountKills(/*unified=*/false, cgroup_->path()), 2u);
 }
 
 // Checklist: R6.

@@ -62,7 +62,7 @@ class OomKernelLog : public testing::Test {
 using Words = std::vector<std::string>;
 
 TEST_F(OomKernelLog, TellsAKilledProcessOfTheContainerOnce) {
-  log_->Know({41, 42});
+  log_->SawProcesses({41, 42});
   log_->Add(Killed(42));
   log_->Add(Killed(42));
   log_->Add(Killed(4));
@@ -90,7 +90,7 @@ TEST_F(OomKernelLog, KnowsItsCgroupByTheNameThatTheLogHas) {
 }
 
 TEST_F(OomKernelLog, TellsTheFirstVictimOfAGroupOnce) {
-  log_->Know({7, 8});
+  log_->SawProcesses({7, 8});
   Choose(7, name_);
   log_->Add(Killed(7));
   log_->Add(Record("Tasks in /pod are going to be killed due to memory.oom.group set"));
@@ -118,7 +118,7 @@ TEST_F(OomKernelLog, IsNotMisledByNamesOfProcessesAndCgroups) {
   log_->Add(Record(absl::StrCat(
       "Tasks in /evil/Memory cgroup out of memory: Killed process 41 (a) total-vm:1kB are going")));
   EXPECT_EQ(Taken(), Words{});
-  log_->Know({41});
+  log_->SawProcesses({41});
   log_->Add(Record("x: Killed process 41 (a) total-vm:1kB"));
   EXPECT_EQ(Taken(), Words{});
   Choose(10, name_, "a,pid=1,uid=0");
@@ -135,31 +135,31 @@ TEST_F(OomKernelLog, DoesNotTakeAnOldChoiceForALaterKill) {
 }
 
 TEST_F(OomKernelLog, LeavesOutWhatIsOlderThanTheContainer) {
-  log_->Know({42});
+  log_->SawProcesses({42});
   log_->Add(Killed(42, "1"));
   log_->Add(Record("something else"));
   EXPECT_EQ(Taken(), Words{});
 }
 
 TEST_F(OomKernelLog, LeavesOutWhatTheKernelHasNotWritten) {
-  log_->Know({42});
+  log_->SawProcesses({42});
   log_->Add(Killed(42, kLater, 11));
   EXPECT_EQ(Taken(), Words{});
 }
 
 TEST_F(OomKernelLog, PassesOverRecordsThatWereThereBefore) {
-  log_->Know({42});
+  log_->SawProcesses({42});
   const std::string first = Killed(1), second = Killed(42);
   log_->Add(second);
   EXPECT_EQ(Taken().size(), 1u);
-  log_->Know({1, 42});
+  log_->SawProcesses({1, 42});
   log_->Add(first);
   log_->Add(second);
   EXPECT_EQ(Taken(), Words{});
 }
 
 TEST_F(OomKernelLog, TakesRubbishForNothing) {
-  log_->Know({42});
+  log_->SawProcesses({42});
   // Each a record of its own.
   for (size_t size = 0; size < Killed(42).find(" (dd"); ++size) {
     const std::string whole = Killed(42);
@@ -175,7 +175,7 @@ TEST_F(OomKernelLog, TakesRubbishForNothing) {
 }
 
 TEST_F(OomKernelLog, ReadsTheLogOfThisMachineAndOnesThatAreNotThere) {
-  log_->Know({1});
+  log_->SawProcesses({1});
   const auto before = test::OpenDescriptors();
   log_->Read();
   log_->Read();
