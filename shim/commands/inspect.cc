@@ -145,10 +145,12 @@ class Survey {
 
   Async<> AskOverGrpc(Node::Shim shim) {
     absl::StatusOr<UniqueFd> socket = co_await ttrpc::ConnectSocket(shim.socket);
-    absl::StatusOr<std::string> answer = socket.status();
-    if (socket.ok())
-      answer = co_await GrpcCall(io_, *std::move(socket), "/feather.inspect.v1.Inspect/Shim",
-                                 std::string(), kAnswerLimit);
+    if (!socket.ok()) {
+      closed_.push_back(shim.socket);
+      co_return;
+    }
+    absl::StatusOr<std::string> answer = co_await GrpcCall(
+        io_, *std::move(socket), "/feather.inspect.v1.Inspect/Shim", std::string(), kAnswerLimit);
     if (answer.ok() && shim.report.ParseFromString(*answer)) {
       node_.shims.push_back(std::move(shim));
     } else if (absl::IsDeadlineExceeded(answer.status())) {

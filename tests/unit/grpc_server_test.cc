@@ -87,8 +87,10 @@ class GrpcServer : public ::testing::Test {
   static Async<> CallBare(asio::io_context& io, std::string socket, std::string path,
                           std::string request, Clock::duration limit,
                           absl::StatusOr<std::string>& answer) {
+    absl::StatusOr<UniqueFd> connected = co_await ttrpc::ConnectSocket(std::move(socket));
+    if (!connected.ok()) co_return;
     absl::StatusOr<std::string> received =
-        co_await GrpcCall(io, std::move(socket), std::move(path), std::move(request), limit);
+        co_await GrpcCall(io, *std::move(connected), std::move(path), std::move(request), limit);
     answer = std::move(received);
   }
 
