@@ -1,8 +1,5 @@
 // The documents against the tree: what they say exists, and what exists they say.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -91,122 +88,6 @@ std::vector<std::string> Without(const std::set<std::string>& all,
   return rest;
 }
 
-// A `sh` block of a document: the heading above it, and which one below that it is, from 1.
-struct Block {
-  std::string document;
-  std::string heading;
-  int number = 0;
-  std::string text;
-};
-
-std::vector<Block> Blocks(const std::string& document) {
-  std::vector<Block> blocks;
-  std::string heading;
-  int number = 0;
-  bool fenced = false;
-  bool shell = false;
-  for (absl::string_view line : absl::StrSplit(Read(Source(document)), '\n')) {
-    if (absl::StartsWith(line, "```")) {
-      fenced = !fenced;
-      shell = fenced && line == "```sh";
-      if (shell) blocks.push_back({document, heading, ++number, ""});
-    } else if (shell) {
-      absl::StrAppend(&blocks.back().text, line, "\n");
-    } else if (!fenced && absl::StartsWith(line, "#")) {
-      heading = std::string(line.substr(std::min(line.size(), line.find(' ') + 1)));
-      number = 0;
-    }
-  }
-  return blocks;
-}
-
-// The commands of a block, split at pipes and `&&`.
-std::vector<std::string> Commands(const Block& block) {
-  std::vector<std::string> commands;
-  for (absl::string_view line : absl::StrSplit(block.text, '\n')) {
-    const absl::string_view code = line.substr(0, line.find('#'));
-    for (absl::string_view part : absl::StrSplit(code, absl::ByString("&&"))) {
-      for (absl::string_view command : absl::StrSplit(part, '|')) {
-        command = absl::StripAsciiWhitespace(command);
-        if (!command.empty()) commands.emplace_back(command);
-      }
-    }
-  }
-  return commands;
-}
-
-std::vector<std::string> Documents() {
-  std::vector<std::string> documents;
-  for (const char* folder : {".", "docs", "packaging/docker"}) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(Source(folder)))
-      if (entry.path().extension() == ".md")
-        documents.push_back(absl::StrCat(folder, "/", entry.path().filename().string()));
-  }
-  for (std::string& document : documents) document = std::string(absl::StripPrefix(document, "./"));
-  return documents;
-}
-
-// Blocks that a test runs as they stand, by tests/packages/documented.
-struct Verbatim {
-  const char* document;
-  const char* heading;
-  int number;
-  const char* test;
-};
-constexpr Verbatim kVerbatim[] = {
-    {"README.md", "With your containerd", 2, "tests/packages/install"},
-    {"README.md", "With your containerd", 3, "tests/packages/install"},
-    {"README.md", "With your containerd", 4, "tests/packages/install"},
-    {"docs/operating.md", "Where the log is", 1, "tests/packages/install"},
-    {"docs/operating.md", "Looking into a shim", 1, "tests/packages/install"},
-    {"docs/operating.md", "Rootless containerd", 1, "tests/packages/rootless"},
-    {"docs/operating.md", "Rootless containerd", 2, "tests/packages/rootless"},
-};
-
-// Other commands: which test runs it, or the same with other arguments, and by which words.
-struct RunBy {
-  const char* command;
-  const char* test;
-  const char* words;
-};
-constexpr RunBy kRunBy[] = {
-    {"packaging/quickstart", "tests/CMakeLists.txt", "/packaging/quickstart)"},
-    {"tests/run", ".ci/run", "tests/run"},
-    {"tests/run unit integration --preset release", ".ci/run", "tests/run"},
-    {"packaging/install-build-deps", "tests/run", "packaging/install-build-deps "},
-    {"packaging/install-build-deps --tests", "tests/run", "tools=(--tests)"},
-    {"cmake --preset release", "tests/run", "cmake --preset \"$preset\""},
-    {"cmake --build --preset release", "tests/run", "cmake --build --preset \"$preset\""},
-    {"packaging/build-deb", "tests/packages/run", "packaging/build-deb\""},
-    {"apt-get install ./build/packages/containerd-shim-feather_*.deb", "tests/packages/install",
-     "apt-get install -q -y \"/packages/"},
-    // The measurements themselves take too long for a test: what they run is tried at its smallest.
-    {"tests/bench/run", "tests/CMakeLists.txt", "shim_bench> --tiny"},
-    {"tests/bench/run --html page.html", "tests/CMakeLists.txt", "--html"},
-    {"tests/bench/run --long", "tests/CMakeLists.txt", "shim_bench> --tiny"},
-    {"tests/bench/run --only exec --runtime crun", "tests/CMakeLists.txt", "shim_bench> --tiny"},
-    {"tests/bench/run OURS THEIRS", "tests/CMakeLists.txt", "${shim} ${shim}"},
-    {"tests/bench/run --micro", "tests/CMakeLists.txt", "COMMAND micro_bench"},
-};
-
-bool IsExecutable(const std::string& program) {
-  // Installed by a command above it.
-  if (program == "containerd-shim-feather-v2") return access(FEATHER_SHIM_DEFAULT, X_OK) == 0;
-  if (absl::StrContains(program, '/')) return access(Source(program).c_str(), X_OK) == 0;
-  const char* path = getenv("PATH");
-  for (absl::string_view directory : absl::StrSplit(path == nullptr ? "" : path, ':'))
-    if (access(absl::StrCat(directory, "/", program).c_str(), X_OK) == 0) return true;
-  return false;
-}
-
-std::set<std::string> Presets() {
-  std::set<std::string> names;
-  const auto json = nlohmann::json::parse(Read(Source("CMakePresets.json")));
-  for (const auto& preset : json["configurePresets"])
-    names.insert(preset["name"].get<std::string>());
-  return names;
-}
-
 TEST(Documents, OperatingExplainsEveryMessageOfTheLog) {
   const std::set<std::string> logged = LoggedMessages();
   ASSERT_GT(logged.size(), 10u);
@@ -216,53 +97,6 @@ TEST(Documents, OperatingExplainsEveryMessageOfTheLog) {
 
 TEST(Documents, OperatingExplainsNoMessageThatDoesNotExist) {
   EXPECT_EQ(Without(ExplainedMessages(), LoggedMessages()), std::vector<std::string>());
-}
-
-TEST(Documents, EveryCommandExists) {
-  const std::set<std::string> presets = Presets();
-  for (const char* document : {"README.md", "CONTRIBUTING.md", "docs/performance.md"}) {
-    for (const Block& block : Blocks(document)) {
-      for (const std::string& command : Commands(block)) {
-        const std::vector<std::string> words = absl::StrSplit(command, ' ', absl::SkipEmpty());
-        EXPECT_TRUE(IsExecutable(words[0])) << document << ": " << command;
-        auto preset = std::find(words.begin(), words.end(), "--preset");
-        if (preset == words.end()) continue;
-        ASSERT_NE(++preset, words.end()) << command;
-        EXPECT_EQ(presets.count(*preset), 1u) << command;
-      }
-    }
-  }
-}
-
-TEST(Documents, EveryCommandIsRunByATest) {
-  std::set<std::string> commands;
-  int verbatim = 0;
-  for (const std::string& document : Documents()) {
-    for (const Block& block : Blocks(document)) {
-      auto run = std::find_if(std::begin(kVerbatim), std::end(kVerbatim), [&](const Verbatim& v) {
-        return v.document == document && v.heading == block.heading && v.number == block.number;
-      });
-      if (run != std::end(kVerbatim)) {
-        ++verbatim;
-        const std::string test = Read(Source(run->test));
-        EXPECT_TRUE(absl::StrContains(test, "documented")) << run->test;
-        EXPECT_TRUE(absl::StrContains(test, run->heading)) << run->test << ": " << run->heading;
-        continue;
-      }
-      for (const std::string& command : Commands(block)) {
-        auto by = std::find_if(std::begin(kRunBy), std::end(kRunBy),
-                               [&](const RunBy& r) { return r.command == command; });
-        ASSERT_NE(by, std::end(kRunBy))
-            << document << ": which test runs \"" << command << "\"? Name it in kRunBy";
-        EXPECT_TRUE(absl::StrContains(Read(Source(by->test)), by->words))
-            << by->test << " does not run \"" << command << "\" any more";
-        commands.insert(command);
-      }
-    }
-  }
-  EXPECT_EQ(verbatim, std::end(kVerbatim) - std::begin(kVerbatim)) << "a block is gone";
-  for (const RunBy& run : kRunBy)
-    EXPECT_TRUE(commands.contains(run.command)) << run.command << " is in no document any more";
 }
 
 // The names of all tests, as "Suite.Name".
