@@ -27,7 +27,7 @@ constexpr char kEater[] = "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/n
 // How late a report may be and still be called late.
 constexpr auto kLate = std::chrono::seconds(2);
 // A heap does not come back to the byte; what is leaked by each container would be far more.
-constexpr int kGrowthKiB = 64;
+constexpr int kGrowthKiB = 96;
 
 std::string Getenv(const char* name) {
   const char* value = getenv(name);
