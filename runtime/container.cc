@@ -70,9 +70,10 @@ Async<absl::Status> Container::Create() {
   if (!config_.rootfs.empty()) {
     if (mkdir(rootfs().c_str(), 0711) < 0 && errno != EEXIST)
       co_return ErrnoError(errno, absl::StrCat("mkdir ", rootfs()));
-    CO_RETURN_IF_ERROR(co_await MountAll(reaper_, config_.rootfs, rootfs()));
   }
-  absl::Status status = co_await CreateInit();
+  // Its child may be killed half-way, and then has not undone anything.
+  absl::Status status = co_await MountAll(reaper_, config_.rootfs, rootfs());
+  if (status.ok()) status = co_await CreateInit();
   if (status.ok()) co_return status;
   if (init_->stdio) co_await init_->stdio->Close();
   co_await UnmountFailed();

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/cri.pb.h"
+#include "runtime/base/home_namespaces.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mutex.h"
 #include "runtime/base/status.h"
@@ -254,9 +255,12 @@ Async<absl::Status> SandboxService::Release(std::shared_ptr<Sandbox> sandbox) {
   if (sandbox->namespaces) {
     status = co_await sandbox->namespaces->Leave();
     if (status.ok()) sandbox->namespaces.reset();
+  } else {
+    // A start that failed may not have found its way back.
+    status = ReturnHome();
   }
   if (sandbox->has_files) {
-    absl::Status removed = co_await RemovePodFiles(reaper_, sandbox->files.bundle);
+    absl::Status removed = RemovePodFiles(sandbox->files.bundle);
     sandbox->has_files = !removed.ok();
     status.Update(removed);
   }
@@ -265,8 +269,9 @@ Async<absl::Status> SandboxService::Release(std::shared_ptr<Sandbox> sandbox) {
 }
 
 Async<absl::Status> SandboxService::Enter(std::shared_ptr<Sandbox> sandbox) {
-  CO_RETURN_IF_ERROR(co_await MakePodFiles(reaper_, sandbox->files));
+  // Or a part of them, if that fails.
   sandbox->has_files = true;
+  CO_RETURN_IF_ERROR(co_await MakePodFiles(reaper_, sandbox->files));
   auto on_end = [weak = std::weak_ptr<Sandbox>(sandbox)](const Exit& exit) {
     std::shared_ptr<Sandbox> ended = weak.lock();
     // Before it is ready it is the start that fails.
@@ -288,7 +293,11 @@ SandboxService::Answer<api::StartSandboxResponse> SandboxService::Start(
     co_return absl::FailedPreconditionError(
         absl::StrCat("sandbox ", sandbox->id, " has been stopped"));
   if (sandbox->state == Sandbox::State::kCreated) {
-    absl::Status status = co_await Enter(sandbox);
+    absl::Status status;
+    // What an earlier start has left.
+    if (sandbox->releasing) status = co_await Release(sandbox);
+    CO_RETURN_IF_ERROR(status);
+    status = co_await Enter(sandbox);
     if (status.ok() && sandbox->namespaces->ended())
       status = absl::UnknownError("make the pod's namespaces: the pod's process 1 has ended");
     if (status.ok() && context.IsOver()) status = context.OverError();

@@ -42,7 +42,7 @@ int Unmount(const MountInfo& mount) {
 // link in its place, which umount2(2) with a path would follow, to the host's own mounts. So the
 // path is walked without links, up to the parent: a descriptor of the mount itself would keep it
 // busy.
-int UnmountAt(const std::string& mount_point) {
+int UnmountAt(const std::string& mount_point, int flags) {
   size_t slash = mount_point.rfind('/');
   if (slash == std::string::npos) return EINVAL;
   std::string parent = slash == 0 ? "/" : mount_point.substr(0, slash);
@@ -52,7 +52,7 @@ int UnmountAt(const std::string& mount_point) {
   UniqueFd directory(
       static_cast<int>(syscall(SYS_openat2, AT_FDCWD, parent.c_str(), &how, sizeof how)));
   if (!directory || fchdir(directory.get()) < 0) return errno;
-  int error = umount2(mount_point.c_str() + slash + 1, UMOUNT_NOFOLLOW) < 0 ? errno : 0;
+  int error = umount2(mount_point.c_str() + slash + 1, flags | UMOUNT_NOFOLLOW) < 0 ? errno : 0;
   // Neither a descriptor nor the working directory may pin the parent's mount, which is next.
   if (chdir("/") < 0) _exit(1);
   return error;

@@ -1,5 +1,6 @@
 #include "runtime/sandbox/pod_files.h"
 
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,11 +13,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/bundle.h"
 #include "runtime/mount/mount.h"
+#include "runtime/mount/mounter.h"
 
 namespace feather {
 namespace {
@@ -24,6 +27,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t kMaxFile = size_t{1} << 20;
+constexpr std::array<const char*, 3> kFiles = {"hostname", "hosts", "resolv.conf"};
 
 // The host's file, or none if it has none.
 absl::Status CopyOfHost(const std::string& from, const std::string& to) {
@@ -105,7 +109,7 @@ bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 bool JoinFiles(Config& config, const PodFiles& files) {
   bool changed = false;
-  for (const char* name : {"hostname", "hosts", "resolv.conf"}) {
+  for (const char* name : kFiles) {
     std::string target = absl::StrCat("/etc/", name);
     if (config.MountAt(target) != nullptr || !Exists(files.Path(name))) continue;
     config.AddMount(BindMount(files.Path(name), target, config.read_only()));
@@ -140,21 +144,29 @@ Async<absl::Status> MakePodFiles(Reaper& reaper, PodFiles files) {
     status = co_await MountAll(reaper, std::move(mounts), files.Path("shm"));
   }
   if (!status.ok()) {
-    if (absl::Status removed = co_await RemovePodFiles(reaper, files.bundle); !removed.ok())
+    if (absl::Status removed = RemovePodFiles(files.bundle); !removed.ok())
       LogWarning("cannot remove a pod's files", {{"error", std::string(removed.message())}});
   }
   co_return status;
 }
 
-Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle) {
-  std::string directory = bundle + "/pod";
-  if (!Exists(directory)) co_return absl::OkStatus();
-  CO_RETURN_IF_ERROR(co_await UnmountAll(reaper, directory + "/shm"));
+// Takes neither a process nor a descriptor, for want of which it may be called; nor does detaching
+// a tmpfs wait for anything.
+absl::Status RemovePodFiles(const std::string& bundle) {
+  const std::string directory = bundle + "/pod";
+  const std::string shm = directory + "/shm";
+  // A start that was tried again may have mounted another one.
+  while (rmdir(shm.c_str()) < 0 && errno == EBUSY) {
+    RaisedCapabilities raised({CAP_SYS_ADMIN});
+    if (int error = UnmountAt(shm, MNT_DETACH); error != 0)
+      return ErrnoError(error, absl::StrCat("unmount ", shm));
+  }
+  for (const char* name : kFiles) unlink(absl::StrCat(directory, "/", name).c_str());
+  if (rmdir(directory.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
   std::error_code error;
   std::filesystem::remove_all(directory, error);
-  if (error)
-    co_return absl::UnknownError(absl::StrCat("remove ", directory, ": ", error.message()));
-  co_return absl::OkStatus();
+  if (error) return absl::UnknownError(absl::StrCat("remove ", directory, ": ", error.message()));
+  return absl::OkStatus();
 }
 
 absl::Status JoinPod(const std::string& path, const PodFiles& files, pid_t pid,

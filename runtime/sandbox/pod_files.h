@@ -28,9 +28,9 @@ struct PodFiles {
 // error nothing of it is left.
 Async<absl::Status> MakePodFiles(Reaper& reaper, PodFiles files);
 
-// Unmounts and removes them; what is missing is no error. Also for the delete command, after the
-// end of a shim that was killed.
-Async<absl::Status> RemovePodFiles(Reaper& reaper, std::string bundle);
+// Unmounts, whoever may use it, and removes them; what is missing is no error. Also for the delete
+// command, after the end of a shim that was killed.
+absl::Status RemovePodFiles(const std::string& bundle);
 
 // Makes a container's config.json that of a pod whose namespaces are those of /proc/<pid>/ns:
 // - a container in the pod's IPC namespace whose /dev/shm is a tmpfs of its own gets the pod's;

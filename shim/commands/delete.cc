@@ -97,8 +97,7 @@ Async<> CleanUp(asio::io_context& io, Reaper& reaper, OciRuntime::Config config)
   Warn("delete the container", deleted);
   absl::Status unmounted = co_await UnmountAll(reaper, bundle + "/rootfs");
   Warn("unmount", unmounted);
-  absl::Status removed = co_await RemovePodFiles(reaper, std::move(bundle));
-  Warn("remove a pod's files", removed);
+  Warn("remove a pod's files", RemovePodFiles(bundle));
   io.stop();
 }
 

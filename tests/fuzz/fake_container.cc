@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <asio/post.hpp>
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 #include "runtime/io/stdio.h"
 #include "runtime/io/stdio_uri.h"
 #include "runtime/mount/mount.h"
+#include "runtime/mount/mounter.h"
 #include "runtime/mount/options.h"
 #include "runtime/oci_runtime.h"
 #include "runtime/process_tree.h"
@@ -124,6 +126,7 @@ Async<absl::Status> MountAll(Reaper&, std::vector<Mount> mounts, std::string) {
   co_return co_await RunCommand();
 }
 Async<absl::Status> UnmountAll(Reaper&, std::string) { co_return co_await RunCommand(); }
+int UnmountAt(const std::string&, int) { return EINVAL; }
 
 Async<absl::Status> RunInChild(Reaper&, std::function<absl::Status()>, ChildOptions) {
   co_return co_await RunCommand();
