@@ -156,10 +156,11 @@ absl::Status RemovePodFiles(const std::string& bundle) {
   const std::string directory = bundle + "/pod";
   const std::string shm = directory + "/shm";
   // A start that was tried again may have mounted another one.
-  while (rmdir(shm.c_str()) < 0 && errno == EBUSY) {
+  while (rmdir(shm.c_str()) < 0 && errno != ENOENT && errno != ENOTDIR) {
     RaisedCapabilities raised({CAP_SYS_ADMIN});
-    if (int error = UnmountAt(shm, MNT_DETACH); error != 0)
-      return ErrnoError(error, absl::StrCat("unmount ", shm));
+    int error = UnmountAt(shm, MNT_DETACH);
+    if (error == EINVAL) break;  // nothing is mounted
+    if (error != 0) return ErrnoError(error, absl::StrCat("unmount ", shm));
   }
   for (const char* name : kFiles) unlink(absl::StrCat(directory, "/", name).c_str());
   if (rmdir(directory.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();

@@ -3,8 +3,6 @@
 // shim does not notice, and the same request succeeds afterwards.
 
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <functional>
@@ -12,78 +10,46 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/base/file.h"
-#include "runtime/spawn.h"
+#include "tests/support/injected_failure.h"
 #include "tests/support/witness_test.h"
 
 namespace feather::test {
 namespace {
 
-// Makes the N-th of one system call of a process fail, and only that.
-class InjectedFailure {
- public:
-  InjectedFailure(pid_t pid, const std::string& syscall, const std::string& error, int nth,
-                  std::string output)
-      : pid_(pid), output_(std::move(output)) {
-    Command command;
-    command.argv = {"strace",
-                    "-qq",
-                    "-o",
-                    output_,
-                    "-p",
-                    std::to_string(pid),
-                    absl::StrCat("--trace=", syscall),
-                    absl::StrCat("--inject=", syscall, ":error=", error, ":when=", nth)};
-    command.env = {"PATH=/usr/bin:/bin"};
-    auto spawned = SpawnProcess(command);
-    if (!spawned.ok()) return;
-    strace_ = *spawned;
-    std::string traced = absl::StrCat("TracerPid:\t", strace_, "\n");
-    for (int i = 0; i < 3000 && !attached_; ++i) {
-      attached_ =
-          absl::StrContains(ReadFile(absl::StrCat("/proc/", pid, "/status")).value_or(""), traced);
-      if (!attached_) usleep(10'000);
-    }
-  }
-  ~InjectedFailure() { End(); }
-
-  bool attached() const { return attached_; }
-  // Detaches; whether the failure has happened.
-  bool End() {
-    if (strace_ <= 0) return false;
-    kill(strace_, SIGTERM);
-    waitpid(strace_, nullptr, 0);
-    strace_ = 0;
-    // strace detaches without handing on a signal that it has just intercepted (PTRACE_DETACH with
-    // signal 0): a SIGCHLD that the shim would wait for in vain. One too many is harmless.
-    kill(pid_, SIGCHLD);
-    return absl::StrContains(ReadFile(output_).value_or(""), "(INJECTED)");
-  }
-
- private:
-  pid_t pid_;
-  std::string output_;
-  pid_t strace_ = 0;
-  bool attached_ = false;
-};
-
 // One system call that fails, at each place where the shim makes it.
 struct Syscall {
   const char* name;
   const char* error;
+  // The call is that of a child: also those of the OCI runtime fail.
+  bool childs = false;
+  // Only with this path: what is left of runc's own is not ours, and the pipe that asio's handler
+  // of signals writes to can always be written to.
+  const char* path = "";
 };
-constexpr Syscall kSyscalls[] = {
-    {"pipe2", "EMFILE"},  {"memfd_create", "EMFILE"}, {"clone,vfork,clone3", "EAGAIN"},
-    {"openat", "EMFILE"}, {"epoll_ctl", "ENOSPC"},    {"mkdir", "ENOSPC"},
-    {"fchown", "EPERM"},  {"rename", "ENOSPC"},       {"fcntl", "EMFILE"},
-    {"statfs", "EIO"},    {"capset", "EPERM"},        {"newfstatat", "EIO"},
-    {"unlink", "EIO"},    {"lseek", "EIO"},           {"dup3", "EMFILE"}};
+constexpr Syscall kSyscalls[] = {{"pipe2", "EMFILE"},
+                                 {"memfd_create", "EMFILE"},
+                                 {"clone,vfork,clone3", "EAGAIN"},
+                                 {"openat", "EMFILE"},
+                                 {"epoll_ctl", "ENOSPC"},
+                                 {"mount", "ENOMEM", true},
+                                 {"umount2", "EBUSY", true, "rootfs"},
+                                 {"write", "ENOSPC", false, "/memfd:runc-process (deleted)"},
+                                 {"mkdir", "ENOSPC"},
+                                 {"fchown", "EPERM"},
+                                 {"rename", "ENOSPC"},
+                                 {"fcntl", "EMFILE"},
+                                 {"statfs", "EIO"},
+                                 {"capset", "EPERM"},
+                                 {"newfstatat", "EIO"},
+                                 {"unlink", "EIO"},
+                                 {"lseek", "EIO"},
+                                 {"dup3", "EMFILE"}};
 
 bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr; }
 
 // The first of them by default.
 std::vector<Syscall> Syscalls() {
-  auto end = Long() ? std::end(kSyscalls) : std::begin(kSyscalls) + 5;
+  auto end = Long() ? std::end(kSyscalls) : std::begin(kSyscalls) + 8;
   return {std::begin(kSyscalls), end};
 }
 
@@ -97,8 +63,12 @@ class FailingSyscall : public WitnessTest, public ::testing::WithParamInterface<
             const std::function<void(const absl::Status&)>& again) {
     for (int nth = 1; nth <= Last(); ++nth) {
       std::string text = absl::StrCat(what, " with failing ", GetParam().name, " number ", nth);
-      InjectedFailure failure(shim_, GetParam().name, GetParam().error, nth,
-                              directory_.path() + "/strace");
+      InjectedFailure failure(shim_, GetParam().name,
+                              absl::StrCat("error=", GetParam().error, ":when=", nth),
+                              directory_.path() + "/strace",
+                              GetParam().childs ? InjectedFailure::Children::kToo
+                                                : InjectedFailure::Children::kLeftAlone,
+                              GetParam().path);
       if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
       absl::Status status = request();
       bool happened = failure.End();

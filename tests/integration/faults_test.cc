@@ -11,8 +11,10 @@
 
 #include <cerrno>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
+#include "tests/support/injected_failure.h"
 #include "tests/support/witness_test.h"
 
 namespace feather::test {
@@ -466,6 +468,26 @@ TEST_F(Faults, ATerminalWhosePeerVanishesEndsWithItsProcess) {
   ASSERT_TRUE(WaitForEof(c.stdio()));
   ExpectUnharmed("a terminal without a peer");
   EXPECT_THAT(c.Remove(), IsError(kNotFound, "")) << "it has been deleted";
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+// By the OOM killer, say.
+TEST_F(Faults, AMountingChildThatIsKilledHalfWayLeavesNoMount) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  auto request = c.CreateRequest();
+  *request.add_rootfs() = request.rootfs(0);
+  {
+    InjectedFailure failure(shim_, "mount", "signal=KILL:when=2", faults_.path() + "/strace",
+                            InjectedFailure::Children::kToo);
+    if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
+    EXPECT_THAT(c.Create(request), IsError(kUnknown, "child process ended with status 137"));
+  }
+  EXPECT_FALSE(absl::StrContains(*ReadFile("/proc/self/mountinfo"), c.bundle()));
+  ExpectUnharmed("a mount half-way");
+  EXPECT_THAT(c.Create(request), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 

@@ -44,7 +44,17 @@ bool InjectedFailure::happened() const {
 bool InjectedFailure::End() {
   if (strace_ <= 0) return false;
   kill(strace_, SIGTERM);
-  waitpid(strace_, nullptr, 0);
+  // It (6.1) waits for ever for a process of several threads that is about to execute something. If
+  // it is killed, the kernel lets go of all of them.
+  pid_t ended = 0;
+  for (int i = 0; i < 500 && ended == 0; ++i) {
+    ended = waitpid(strace_, nullptr, WNOHANG);
+    if (ended == 0) usleep(10'000);
+  }
+  if (ended == 0) {
+    kill(strace_, SIGKILL);
+    waitpid(strace_, nullptr, 0);
+  }
   strace_ = 0;
   // strace detaches without handing on a signal that it has just intercepted (PTRACE_DETACH with
   // signal 0): a SIGCHLD that the shim would wait for in vain. One too many is harmless.
