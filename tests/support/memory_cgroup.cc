@@ -98,8 +98,11 @@ void MemoryCgroup::Limit(uint64_t bytes) {
     Write("memory.max", value);
     WriteRaw((path_ + "/memory.swap.max").c_str(), "0");
   } else {
+    // Never below the other one.
+    const std::string with_swap = path_ + "/memory.memsw.limit_in_bytes";
+    WriteRaw(with_swap.c_str(), "-1");
     Write("memory.limit_in_bytes", value);
-    WriteRaw((path_ + "/memory.memsw.limit_in_bytes").c_str(), value.c_str());
+    WriteRaw(with_swap.c_str(), value.c_str());
   }
 }
 
