@@ -15,6 +15,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
@@ -243,6 +244,11 @@ absl::Status ValidateId(absl::string_view id) {
   return absl::InvalidArgumentError(
       absl::StrCat("identifier \"", absl::CHexEscape(id),
                    "\" must match ^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"));
+}
+
+bool ContainerSpec::in_slice() const {
+  const std::vector<absl::string_view> parts = absl::StrSplit(cgroups_path, ':');
+  return parts.size() == 3 && absl::EndsWith(parts[0], ".slice");
 }
 
 absl::StatusOr<ContainerSpec> ParseSpec(absl::string_view json) {

@@ -24,6 +24,10 @@ struct ContainerSpec {
   std::string group;
   // linux.cgroupsPath.
   std::string cgroups_path;
+
+  // cgroups_path is "X.slice:prefix:name": what only systemd's cgroup driver can make of it is
+  // meant.
+  bool in_slice() const;
 };
 
 // InvalidArgument when it is not a JSON object, or nested more than 1000 levels deep. Needs no

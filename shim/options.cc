@@ -230,6 +230,12 @@ bool IsOptionsType(const google::protobuf::Any& options) {
   return type == kRuncType || type == kTomlType || type == kOldCreateType;
 }
 
+bool MayHaveLostItsKeys(const google::protobuf::Any& options) {
+  runtimeoptions::v1::Options message;
+  return TypeName(options) == kTomlType && message.ParseFromString(options.value()) &&
+         message.config_path().empty() && message.config_body().empty();
+}
+
 absl::StatusOr<OciRuntime::CheckpointArgs> DecodeCheckpointOptions(
     const google::protobuf::Any& options) {
   absl::string_view type = TypeName(options);

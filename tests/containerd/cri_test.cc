@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -114,6 +116,44 @@ TEST_P(Cri, AnOomKillIsTheReasonOfTheExit) {
   EXPECT_EQ(ContainerStatus(*id).reason(), "OOMKilled");
   EXPECT_TRUE(StopPod(*pod).ok());
   EXPECT_TRUE(RemovePod(*pod).ok());
+}
+
+// Checklist: C1, C6, L22.
+TEST_P(Cri, TheOptionsOfAHandlerReachTheShimAndTheRuntime) {
+  if (shim_mode() || systemd()) GTEST_SKIP() << "of pods with a pause container, and cgroupfs";
+  const bool unified = access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
+  const std::string cgroup =
+      absl::StrCat(unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/pids", ShimCgroup());
+  ASSERT_EQ(mkdir(cgroup.c_str(), 0755), 0) << strerror(errno);
+  cri::PodSandboxConfig config = PodConfig("pod");
+  auto pod = RunPod(config, "optioned");
+  ASSERT_TRUE(pod.ok()) << pod.status();
+  auto id = RunContainer(
+      *pod, config,
+      ContainerConfig(config, "a", "stat -L -c %u:%g /proc/self/fd/1; exec sleep 1000"));
+  ASSERT_TRUE(id.ok()) << id.status();
+  // runc makes the container's user their owner, and leaves the group.
+  EXPECT_TRUE(Eventually([&] { return LogOf("a") == "0:8\n"; })) << LogOf("a");
+  const std::string shim = ReadFile(cgroup + "/cgroup.procs").value_or("");
+  EXPECT_THAT(
+      ReadFile(absl::StrCat("/proc/", shim.substr(0, shim.find('\n')), "/cmdline")).value_or(""),
+      HasSubstr(*pod))
+      << "the shim is in the cgroup";
+  EXPECT_TRUE(std::filesystem::exists(Directory() + "/root/k8s.io/" + *id));
+  EXPECT_THAT(ReadFile(Directory() + "/calls").value_or(""), HasSubstr("--no-new-keyring"));
+  EXPECT_TRUE(StopPod(*pod).ok());
+  EXPECT_TRUE(RemovePod(*pod).ok());
+  EXPECT_TRUE(Eventually([&] { return rmdir(cgroup.c_str()) == 0; }));
+}
+
+// Checklist: C1.
+TEST_P(Cri, AnOptionThatDoesNotExistIsNamed) {
+  if (shim_mode()) GTEST_SKIP() << "of pods with a pause container";
+  if (GetParam() == "bookworm") GTEST_SKIP() << "CRI of 1.6 sends no keys";
+  cri::PodSandboxConfig config = PodConfig("pod");
+  auto pod = RunPod(config, "mistyped");
+  EXPECT_THAT(std::string(pod.status().message()),
+              HasSubstr("unknown runtime option \"Systemd_CGroups\""));
 }
 
 TEST_P(Cri, SystemdMakesAScopeForEachContainerInThePodsSlice) {

@@ -68,6 +68,15 @@ std::string CriTest::Configuration(const std::string& directory) const {
                       "SystemdCgroup = true\n");
   };
   handler("feather", "", true);
+  auto with_options = [&](const std::string& name, const std::string& options) {
+    handler(name, "", false);
+    absl::StrAppend(&text, table(".containerd.runtimes." + name + ".options"), options);
+  };
+  // Of its options CRI of 1.6 sends the path of a file alone, and that of every later one, too.
+  const bool by_file = absl::StartsWith(GetParam(), "bookworm");
+  with_options("optioned", by_file ? absl::StrCat("ConfigPath = \"", directory, "/options\"\n")
+                                   : RuncOptions());
+  with_options("mistyped", "Systemd_CGroups = false\n");
   // containerd 2.1 starts no container there if there are options.
   if (shim_mode()) handler("podless", "sandboxer = \"shim\"\n", false);
   absl::StrAppend(&text, table(".cni"), v3 ? "bin_dirs = [\"" : "bin_dir = \"", kCniPlugins,
@@ -95,7 +104,7 @@ void CriTest::SetUp() {
                             RunCommand({.argv = {"ip", "link", "set", "lo", "up"}}).code == 0;
   ASSERT_TRUE(alone) << "no network namespace: errno " << errno;
   // The daemon's directory is not known before it is there.
-  std::string directory = absl::StrCat("/run/containerd/cri-", getpid());
+  const std::string directory = Directory();
   daemon_ = std::make_unique<Daemon>(suite, Configuration(directory));
   ASSERT_EQ(mkdir(directory.c_str(), 0755), 0);
   ASSERT_EQ(mkdir((directory + "/cni").c_str(), 0755), 0);
@@ -103,6 +112,10 @@ void CriTest::SetUp() {
       R"({"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": {)",
       R"("type": "host-local", "dataDir": ")", directory, R"(/ips", "subnet": "10.88.0.0/16"}}]})");
   ASSERT_TRUE(WriteFile(directory + "/cni/pods.conflist", network, 0644).ok());
+  const std::string runtime =
+      absl::StrCat("#!/bin/sh\necho \"$*\" >>", directory, "/calls\nexec runc \"$@\"\n");
+  ASSERT_TRUE(WriteFile(directory + "/runtime", runtime, 0755).ok());
+  ASSERT_TRUE(WriteFile(directory + "/options", RuncOptions(), 0644).ok());
   ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
   ASSERT_TRUE(daemon_->ImportImage("busybox", R"(["/bin/sh"])", kNamespace));
   ASSERT_TRUE(daemon_->ImportImage("pause", R"(["/bin/sleep","1000000"])", kNamespace));
@@ -125,7 +138,15 @@ void CriTest::TearDown() {
       << "processes are left";
   if (HasFailure()) printf("%s\n", daemon_->Log().c_str());
   daemon_.reset();
-  RunCommand({.argv = {"rm", "-rf", absl::StrCat("/run/containerd/cri-", getpid())}});
+  RunCommand({.argv = {"rm", "-rf", Directory()}});
+}
+
+std::string CriTest::Directory() { return absl::StrCat("/run/containerd/cri-", getpid()); }
+std::string CriTest::ShimCgroup() { return absl::StrCat("/feather-cri-", getpid()); }
+std::string CriTest::RuncOptions() {
+  return absl::StrCat("BinaryName = \"", Directory(), "/runtime\"\nRoot = \"", Directory(),
+                      "/root\"\nShimCgroup = \"", ShimCgroup(),
+                      "\"\nIoUid = 7\nIoGid = 8\nNoNewKeyring = true\n");
 }
 
 absl::StatusOr<std::string> CriTest::CallBytes(const std::string& path,

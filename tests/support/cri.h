@@ -33,6 +33,12 @@ class CriTest : public ::testing::TestWithParam<std::string> {
   static constexpr char kSlice[] = "feather-pods.slice";
   // The handler under test; "feather" is a pod with a pause container.
   std::string Handler() const { return shim_mode() ? "podless" : "feather"; }
+  // The handler "optioned" has runc's options: in this directory the OCI runtime `runtime`, which
+  // writes its arguments to `calls`, and the runtime's `root`; 7 and 8 as owners of the streams;
+  // and this cgroup for the shim, which is not made. "mistyped" has one that does not exist.
+  static std::string Directory();
+  static std::string ShimCgroup();
+  static std::string RuncOptions();
 
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(const std::string& method, const Request& request,

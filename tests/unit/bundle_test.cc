@@ -110,6 +110,18 @@ TEST(Spec, ContainerdsOwnGroupGoesBeforeThePods) {
   EXPECT_EQ(spec->group, "mine");
 }
 
+TEST(Spec, TellsAPathInASliceFromEveryOther) {
+  auto in_slice = [](const std::string& path) {
+    return ParseSpec("{\"linux\":{\"cgroupsPath\":\"" + path + "\"}}")->in_slice();
+  };
+  EXPECT_TRUE(in_slice("kubepods-pod1.slice:cri-containerd:a"));
+  for (const char* path : {"", "/k8s.io/a", "/a.slice/b", "a.slice", "a.slice:b", "a.slice:b:c:d",
+                           "slice:b:c", "/a:b:c", "::"})
+    EXPECT_FALSE(in_slice(path)) << path;
+  EXPECT_FALSE(
+      ParseSpec(R"({"cgroupsPath":"a.slice:b:c","linux":{"x":"a.slice:b:c"}})")->in_slice());
+}
+
 TEST(Spec, RejectsWhatIsNotAnObject) {
   for (absl::string_view json : {"", " ", "{", "[]", "null", "1", "\"x\"", "{}x", "{\"a\":}",
                                  "{\"a\":1e999}", "{\"a\":\"\xff\"}", "[{}]", "nul"}) {
