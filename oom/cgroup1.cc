@@ -54,6 +54,12 @@ class SubtreeKills {
       if (control.error == 0) now.emplace(path, ParseCounters(control.text).oom_kill);
     }
     now.emplace(directory_, own);
+    // One that is there, but cannot be read just now (for want of descriptors), keeps its count: it
+    // would be told once more with the next reading.
+    for (const auto& [path, count] : seen_)
+      if (tree.size() < kMostCgroups && now.size() < kMostCgroups && !now.contains(path) &&
+          (access(path.c_str(), F_OK) == 0 || errno != ENOENT))
+        now.emplace(path, count);
     for (const auto& [path, count] : now) {
       auto before = seen_.find(path);
       if (before == seen_.end()) {

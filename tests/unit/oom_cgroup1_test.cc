@@ -4,9 +4,11 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/steady_timer.hpp>
 #include <cerrno>
@@ -148,6 +150,30 @@ TEST_F(OomCgroup1, TheKernelSignalsAllBelowALimitAndCountsInTheVictimsCgroupAlon
   EXPECT_EQ(below.Value("memory.oom_control", "oom_kill"), 1u);
   EXPECT_EQ(beside.Value("memory.oom_control", "oom_kill"), 0u);
   EXPECT_EQ(cgroup_->Value("memory.oom_control", "oom_kill"), 0u);
+}
+
+// Both are signalled.
+TEST_F(OomCgroup1, TellsAKillByThePodsLimitToTheVictimOnly) {
+  MemoryCgroup victims(cgroup_->path(), "victims"), other(cgroup_->path(), "other");
+  Member idle(other, [] { pause(); });
+  std::vector<std::string> told;
+  const auto watch = [&](const MemoryCgroup& cgroup) {
+    auto started = Watch::Start(io_, false, cgroup.path(),
+                                [&](const Counters&) { told.push_back(cgroup.path()); });
+    EXPECT_TRUE(started.ok()) << started.status();
+    return *std::move(started);
+  };
+  auto first = watch(victims), second = watch(other);
+  Member parent(victims, [] {
+    test::EatMemoryInAChild(kTooMuch);
+    pause();
+  });
+  parent.Go();
+  EXPECT_TRUE(RunUntil(io_, [&] { return !told.empty(); }));
+  first->Finish();
+  second->Finish();
+  Settle();
+  EXPECT_EQ(told, (std::vector<std::string>{victims.path()}));
 }
 
 TEST_F(OomCgroup1, TellsNothingWhenMemoryIsShortButNobodyIsKilled) {
@@ -296,6 +322,33 @@ TEST_F(OomCgroup1, TellsAKillOnceThoughItsCgroupIsLeftOutOfAReadingForWantOfRoom
   make("/near/far", 4);
   (*watch)->Read();
   EXPECT_EQ(kills_, (std::vector<uint64_t>{3, 4}));
+}
+
+// The count of a cgroup that cannot be read once is not new to the reading after that.
+TEST_F(OomCgroup1, TellsAKillOnceThoughThereAreNoDescriptorsForAWhile) {
+  MemoryCgroup below(cgroup_->path(), "below"), deeper(below.path(), "deeper");
+  auto watch = StartWatch();
+  KillOne(below);
+  KillOne(deeper);
+  watch->Read();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{2}));
+  KillOne(*cgroup_);
+  const std::vector<int> open = OpenDescriptors();
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  for (none.rlim_cur = 0;
+       std::count(open.begin(), open.end(), static_cast<int>(none.rlim_cur)) > 0;)
+    ++none.rlim_cur;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  watch->Read();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{2, 3}));
+  watch->Read();
+  EXPECT_EQ(kills_.size(), 2u);
+  KillOne(deeper);
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{2, 3, 4}));
 }
 
 // As of a kernel with PREEMPT_RT: whoever registers for the signal is refused.
