@@ -42,6 +42,8 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   // Call it at each reading, with the processes that are in the cgroup then
   // (KernelLog::SawProcesses).
   void SawProcesses(std::vector<pid_t> processes) {
+    if (processes.empty()) return;
+    read_at_ = Clock::now();
     log_.SawProcesses(std::move(processes), following_);
   }
   // Call it for each increase of the counter, whether it was told or not.
@@ -57,7 +59,8 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
 
  private:
   static Async<> Follow(std::shared_ptr<Explainer> self);
-  void Read();
+  // Passes over victims that were killed before `since`.
+  void Read(Clock::time_point since = {});
   void ReadLimit();
   void Explain();
 
@@ -71,6 +74,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   std::optional<Explanation> pending_;           // of a kill that was told, not yet explained
   std::vector<Victim> found_;                    // in the log, and in no explanation yet
   std::optional<Clock::time_point> counted_at_;  // the last increase
+  Clock::time_point read_at_;                    // the last reading with a process
   bool following_ = false;                       // Follow runs
   bool ended_ = false;
 };

@@ -165,8 +165,9 @@ void KernelLog::Read(const std::string& path) {
   }
 }
 
-std::vector<Victim> KernelLog::Take() {
-  const auto age = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begun_);
+std::vector<Victim> KernelLog::Take(Clock::time_point since) {
+  const auto age =
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - std::max(begun_, since));
   std::vector<Victim> victims;
   for (Found& found : std::exchange(found_, {}))
     if (found.at + static_cast<uint64_t>(age.count()) >= newest_)

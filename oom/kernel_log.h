@@ -54,8 +54,9 @@ class KernelLog {
   // open, and the next call reads what has come since, until Close.
   void Read(const std::string& path = "/dev/kmsg");
   void Close() { log_.Reset(); }
-  // The victims that were found since the last call, each once.
-  std::vector<Victim> Take();
+  // The victims that were found since the last call, each once, without those that were killed
+  // before `since`.
+  std::vector<Victim> Take(Clock::time_point since = {});
 
  private:
   void AddChoice(absl::string_view text);
