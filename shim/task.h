@@ -33,7 +33,7 @@ struct TaskService::Task {
   // own.
   std::string expected_cgroup;
   oom::Beginning beginning;
-  // Of a container that could not be watched: of the kill of its init before its Start.
+  // Of a container that could not be watched: of the kill of its init.
   oom::Counters unwatched_counters;
   bool started = false;
   std::shared_ptr<Deletion> deletion;

@@ -271,7 +271,7 @@ void TaskService::OomKilled(const Task& task) {
   Publish("/tasks/oom", event);
 }
 
-void TaskService::FindKillBeforeStart(Task& task) {
+void TaskService::FindUnwatchedKill(Task& task) {
   oom::Beginning beginning = task.beginning;
   beginning.init = task.container->init()->pid;
   const auto kill = oom::FindKillOfInit(task.expected_cgroup, beginning);
@@ -289,8 +289,8 @@ void TaskService::Exited(Task& task, const Process& process) {
     } else {
       task.oom_watch->Read();
     }
-  } else if (process.is_init() && !task.started && process.exit.status == kKilled) {
-    FindKillBeforeStart(task);
+  } else if (process.is_init() && process.exit.status == kKilled) {
+    FindUnwatchedKill(task);
   }
   events::TaskExit event;
   event.set_container_id(task.id());

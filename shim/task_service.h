@@ -119,8 +119,8 @@ class TaskService {
   Async<> DeleteLeftOver(std::shared_ptr<Container> container);
   void StartOomWatch(Task& task);
   void OomKilled(const Task& task);
-  // The init of a container without a watch has ended before its Start.
-  void FindKillBeforeStart(Task& task);
+  // The init of a container without a watch has ended, mostly with its cgroup.
+  void FindUnwatchedKill(Task& task);
   void Exited(Task& task, const Process& process);
 
   template <typename Event>

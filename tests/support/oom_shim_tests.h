@@ -477,16 +477,19 @@ class OomShimBeforeStart : public OomShimRuntime {
       "until case $(cat /proc/$(cat $pid_file)/stat) in *') Z '*|'') true;; *) false;; esac; do :; "
       "done";
 
+  static std::string FindTheCgroup() {
+    const char* find =
+        Unified() ? "s|^0::|/sys/fs/cgroup|p" : "s|^[0-9]*:memory:|/sys/fs/cgroup/memory|p";
+    return absl::StrCat("cgroup=$(sed -n '", find, "' /proc/$(cat $pid_file)/cgroup); ");
+  }
+
   // In the script that makes a container: another process in its cgroup wants too much, and the
   // init is who the kernel prefers then.
   static std::string KillTheInit(absl::string_view after = "") {
-    const char* find =
-        Unified() ? "s|^0::|/sys/fs/cgroup|p" : "s|^[0-9]*:memory:|/sys/fs/cgroup/memory|p";
-    return absl::StrCat(
-        "runc \"$@\"; status=$?; cgroup=$(sed -n '", find,
-        "' /proc/$(cat $pid_file)/cgroup); echo 1000 >/proc/$(cat $pid_file)/oom_score_adj; "
-        "sh -c \"echo \\$\\$ >$cgroup/cgroup.procs; exec ",
-        kEater, "\"; ", kWaitForTheEnd, "; ", after, " exit $status");
+    return absl::StrCat("runc \"$@\"; status=$?; ", FindTheCgroup(),
+                        "echo 1000 >/proc/$(cat $pid_file)/oom_score_adj; "
+                        "sh -c \"echo \\$\\$ >$cgroup/cgroup.procs; exec ",
+                        kEater, "\"; ", kWaitForTheEnd, "; ", after, " exit $status");
   }
 
   void ExpectToldBeforeTheExit(Container& c) {
@@ -515,6 +518,31 @@ TEST_F(OomShimBeforeStart, TheKillOfAnInitIsToldThoughItsCgroupIsGoneWhenCreateH
   Container& c = ctrd_->New("a", Limited("sleep 1000"));
   ASSERT_TRUE(c.Create().ok());
   ExpectToldBeforeTheExit(c);
+}
+
+// Its Start makes it, and has not ended when it is killed.
+TEST_F(OomShimBeforeStart, TheKillOfARestoredInitIsToldThoughItsCgroupIsGone) {
+  // The two do not fit into the limit together.
+  Instead("restore",
+          absl::StrCat(
+              "runc $globals run --detach --pid-file $pid_file --bundle $bundle $previous; "
+              "status=$?; pid=$(cat $pid_file); ",
+              FindTheCgroup(),
+              "echo 1000 >/proc/$pid/oom_score_adj; sh -c \"echo \\$\\$ >$cgroup/cgroup.procs; "
+              "until case \\$(cat /proc/$pid/stat) in *') Z '*|'') true;; *) false;; esac; "
+              "do dd if=/dev/zero of=/dev/null bs=40M count=1 2>/dev/null; done\"; "
+              "rmdir $cgroup; exit $status"));
+  Container& c = ctrd_->New("a", Limited("exec dd if=/dev/zero of=/dev/null bs=30M 2>/dev/null"));
+  task::CreateTaskRequest request = c.CreateRequest();
+  request.set_checkpoint("/images/a");
+  ASSERT_TRUE(c.Create(request).ok());
+  EXPECT_TRUE(c.Start().ok());
+  EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+  EXPECT_TRUE(c.Remove().ok());
+  EXPECT_TRUE(ctrd_->WaitForDelete("a"));
+  EXPECT_THAT(ctrd_->events().Summaries("a"),
+              ::testing::ElementsAre("/tasks/create a", "/tasks/start a", "/tasks/oom a",
+                                     "/tasks/exit a 137", ::testing::_));
 }
 
 TEST_F(OomShimBeforeStart, TheKillOfAnInitThatWaitsForItsStartIsTold) {
