@@ -1,4 +1,4 @@
-// A container over its memory limit, under each containerd, where there is cgroup2.
+// A container over its memory limit, under each containerd, on cgroup1 and cgroup2.
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
