@@ -244,6 +244,8 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   UniqueFd signal(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!signal) return ErrnoError(errno, "eventfd");
   const absl::Status registered = Register(signal, control, directory);
+  // The cgroup is not the container's own then, but that of whoever runs containers without root.
+  if (absl::IsPermissionDenied(registered)) return registered;
   if (!registered.ok()) signal = FollowKernelLog(registered);
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));

@@ -85,7 +85,7 @@ class Watch {
   using OnExplained = std::function<void(const Explanation&)>;
 
   // `directory`: the container's cgroup; on cgroup1 that of the memory controller. An error (no
-  // memory controller, no such cgroup) leaves nothing open.
+  // memory controller, no such cgroup, one that belongs to another user) leaves nothing open.
   static absl::StatusOr<std::unique_ptr<Watch>> Start(asio::io_context& io, bool unified,
                                                       std::string directory, OnKill on_kill,
                                                       Beginning beginning = {},
