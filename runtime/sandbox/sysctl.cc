@@ -29,7 +29,9 @@ absl::StatusOr<std::string> SysctlPath(absl::string_view name, const OwnNamespac
   size_t first = path.find_first_of("./");
   if (first != std::string::npos && path[first] == '.')
     for (char& c : path) c = c == '.' ? '/' : c == '/' ? '.' : c;
-  bool plain = !absl::StrContains(path, absl::string_view("\0", 1));
+  // Not for the kernel's sake, but for that of "name=value", in which it is passed on.
+  bool plain =
+      !absl::StrContains(path, absl::string_view("\0", 1)) && !absl::StrContains(path, '=');
   for (absl::string_view part : absl::StrSplit(path, '/'))
     plain = plain && !part.empty() && part != "." && part != "..";
   if (!plain || !IsOwn(path, own))

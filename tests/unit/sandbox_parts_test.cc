@@ -40,9 +40,9 @@ TEST(Sysctl, NamesAFileBelowProcSys) {
 }
 
 TEST(Sysctl, IsRefusedWhereItWouldChangeTheHost) {
-  for (const char* name :
-       {"kernel.panic", "kernel.hostname", "vm.swappiness", "fs.file-max", "", "net", "netx.a",
-        "kernel.shm", "net/../vm/swappiness", "net./.../vm.swappiness", "net//x", "net/./x"})
+  for (const char* name : {"kernel.panic", "kernel.hostname", "vm.swappiness", "fs.file-max", "",
+                           "net", "netx.a", "kernel.shm", "net/../vm/swappiness",
+                           "net./.../vm.swappiness", "net//x", "net/./x", "net.ipv4.ip_forward=1"})
     EXPECT_TRUE(absl::IsInvalidArgument(SysctlPath(name, kAll).status())) << name;
   EXPECT_FALSE(SysctlPath("net.ipv4.ip_forward", {.ipc = true, .uts = true}).ok());
   EXPECT_FALSE(SysctlPath("kernel.sem", {.net = true, .uts = true}).ok());
