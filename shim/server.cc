@@ -48,6 +48,8 @@ constexpr int kDebugListener = 4;
 constexpr size_t kMaxGivenPath = 106;
 
 constexpr auto kIdleLimit = std::chrono::seconds(60);
+// Once the pod that it was started for has been given up.
+constexpr auto kOverLimit = std::chrono::seconds(5);
 // containerd gives Shutdown 3 s.
 constexpr auto kDrainLimit = std::chrono::seconds(2);
 constexpr auto kDisconnectLimit = std::chrono::milliseconds(500);
@@ -202,6 +204,7 @@ class Shim {
  private:
   // `delete` of a container waits for it, if the transport is such that there is one.
   void Released(const std::string& id) {
+    if (id == flags_.id) over_ = true;
     if (awaited_ && ValidateId(id).ok()) ReleaseBundle(absl::StrCat(bundles_, "/", id));
   }
 
@@ -220,7 +223,7 @@ class Shim {
 
   void EndWhenIdle() {
     if (ending_) return;
-    idle_timer_.expires_after(kIdleLimit);
+    idle_timer_.expires_after(over_ ? kOverLimit : kIdleLimit);
     idle_timer_.async_wait([this](const asio::error_code& error) {
       // Who has no connection may have left something under way; nobody tells when that has failed.
       if (error || server_->connections() > 0) return;
@@ -268,6 +271,9 @@ class Shim {
   ListeningSocket debug_socket_;
   // There is nothing to debug over it: whoever connects is told so by its end, and does not wait.
   rpc::Acceptor debug_acceptor_{io_, [](UniqueFd /*socket*/) {}};
+  // The sandbox, or the first container (a pod's pause), was shut down. Others may be left, and of
+  // their end containerd 2.0 to 2.3 tells nothing but by closing its connections.
+  bool over_ = false;
   bool ending_ = false;
 };
 

@@ -12,9 +12,9 @@ namespace feather {
 //
 // Serves until Shutdown came with no container left, until SIGTERM or SIGINT (containers go on
 // running; containerd then runs `delete` for them), or when for kIdleLimit it has had neither a
-// container nor a connection: a shim whose Create never came, or that containerd forgot to shut
-// down. It removes its socket before it stops to listen, so that no file is left behind that
-// nobody serves.
+// container nor a connection (for kOverLimit, if its sandbox or first container has been shut
+// down): a shim whose Create never came, or that containerd forgot to shut down. It removes its
+// socket before it stops to listen, so that no file is left behind that nobody serves.
 //
 // The exit code.
 int RunServer(const Flags& flags, const rpc::Transport& transport);

@@ -230,5 +230,29 @@ TEST_F(SandboxTest, ContainersOutliveAShutdownAndTheShimWithThem) {
   EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(Shim().shim_pid()).has_value(); }));
 }
 
+// containerd 2.0 to 2.3 sends no Shutdown for a pod's container.
+TEST_F(SandboxTest, ItEndsSoonAfterItsLastContainerThoughNobodyTellsIt) {
+  Container& unused = ctrd().Prepare("unused");
+  pid_t pid = RunPod(Config(), Network().path());
+  Container& a = New("a", InPod(pid, "sleep 1000"));
+  ASSERT_THAT(a.Run(), IsOk());
+  ASSERT_THAT(unused.StartShim(), IsOk());
+  unused.Disconnect();
+  EXPECT_THAT(
+      (Call<api::ShutdownSandboxResponse>("ShutdownSandbox", api::ShutdownSandboxRequest())),
+      IsOk());
+  auto wait = a.WaitAsync();
+  EXPECT_THAT(a.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(wait.Get(), IsOk());
+  EXPECT_THAT(a.Delete(), IsOk());
+  a.Disconnect();
+  Shim().Disconnect();
+  EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(Shim().shim_pid()).has_value(); }));
+  EXPECT_FALSE(ctrd().ExitOf(unused.shim_pid()).has_value())
+      << "earlier than one that is given up after a minute without use";
+  ASSERT_THAT(unused.Connect(), IsOk());
+  EXPECT_THAT(unused.Shutdown(), IsOk());
+}
+
 }  // namespace
 }  // namespace feather::test
