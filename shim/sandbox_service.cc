@@ -3,27 +3,24 @@
 #include <sys/stat.h>
 #include <sys/utsname.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "proto/cri.pb.h"
 #include "runtime/base/home_namespaces.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mutex.h"
 #include "runtime/base/status.h"
-#include "runtime/base/user_namespace.h"
 #include "runtime/bundle.h"
 #include "runtime/sandbox/pod_cgroup.h"
 #include "runtime/sandbox/pod_files.h"
 #include "runtime/sandbox/pod_namespaces.h"
+#include "shim/sandbox_options.h"
 
 namespace feather {
 
@@ -32,7 +29,6 @@ namespace api = containerd::runtime::sandbox::v1;
 namespace {
 
 constexpr char kService[] = "containerd.runtime.sandbox.v1.Sandbox";
-constexpr char kCriConfig[] = "runtime.v1.PodSandboxConfig";
 constexpr char kSpecType[] = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 google::protobuf::Timestamp Timestamp(absl::Time at) {
@@ -41,74 +37,6 @@ google::protobuf::Timestamp Timestamp(absl::Time at) {
   timestamp.set_seconds(time.tv_sec);
   timestamp.set_nanos(static_cast<int32_t>(time.tv_nsec));
   return timestamp;
-}
-
-bool HasNul(absl::string_view text) { return absl::StrContains(text, absl::string_view("\0", 1)); }
-
-absl::StatusOr<cri::v1::PodSandboxConfig> ParseOptions(const google::protobuf::Any& options) {
-  cri::v1::PodSandboxConfig config;
-  absl::string_view type = options.type_url();
-  type = type.substr(type.rfind('/') + 1);
-  if (type.empty() && options.value().empty()) {
-    // No CRI, and no process 1 either.
-    config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(
-        cri::v1::CONTAINER);
-    return config;
-  }
-  if (type != kCriConfig)
-    return absl::InvalidArgumentError(absl::StrCat("unknown type of sandbox options ", type));
-  if (!config.ParseFromString(options.value()))
-    return absl::InvalidArgumentError("broken sandbox options");
-  if (HasNul(config.hostname())) return absl::InvalidArgumentError("a NUL byte in the hostname");
-  for (const auto& [name, value] : config.linux().sysctls())
-    if (HasNul(value))
-      return absl::InvalidArgumentError(
-          absl::StrCat("a NUL byte in sysctl \"", absl::CHexEscape(name), "\""));
-  const cri::v1::UserNamespace& user =
-      config.linux().security_context().namespace_options().userns_options();
-  if (user.mode() != cri::v1::POD && user.mode() != cri::v1::NODE)
-    return absl::InvalidArgumentError(
-        absl::StrCat("unsupported mode ", user.mode(), " of the user namespace"));
-  return config;
-}
-
-PodConfig NamespacesOf(const cri::v1::PodSandboxConfig& config, const std::string& netns_path) {
-  const cri::v1::NamespaceOption& options = config.linux().security_context().namespace_options();
-  PodConfig pod;
-  pod.hostname = config.hostname();
-  pod.netns_path = netns_path;
-  pod.own_ipc = options.ipc() != cri::v1::NODE;
-  pod.own_pid = options.pid() == cri::v1::POD;
-  pod.host_pid = options.pid() == cri::v1::NODE;
-  pod.own_user = options.has_userns_options() && options.userns_options().mode() == cri::v1::POD;
-  for (const auto& [name, value] : config.linux().sysctls()) pod.sysctls.emplace_back(name, value);
-  std::sort(pod.sysctls.begin(), pod.sysctls.end());
-  if (!pod.own_net()) return pod;
-  // What containerd sets by default in a pod with a network of its own. Before the pod's own, which
-  // may be spelled otherwise.
-  auto set = [&](const char* name, const char* value) {
-    if (!config.linux().sysctls().contains(name))
-      pod.sysctls.insert(pod.sysctls.begin(), {name, value});
-  };
-  set("net.ipv4.ip_unprivileged_port_start", "0");
-  // In a user namespace those groups are not all there.
-  if (!pod.own_user && !InUserNamespace()) set("net.ipv4.ping_group_range", "0 2147483647");
-  return pod;
-}
-
-PodFiles FilesOf(const cri::v1::PodSandboxConfig& config, const PodConfig& pod,
-                 const std::string& bundle) {
-  PodFiles files;
-  files.bundle = bundle;
-  files.hostname = pod.hostname;
-  files.shm = pod.own_ipc;
-  if (config.has_dns_config()) {
-    const cri::v1::DNSConfig& dns = config.dns_config();
-    files.resolv_conf = ResolvConf({dns.servers().begin(), dns.servers().end()},
-                                   {dns.searches().begin(), dns.searches().end()},
-                                   {dns.options().begin(), dns.options().end()});
-  }
-  return files;
 }
 
 std::string ToText(const nlohmann::json& json) {
@@ -238,7 +166,7 @@ SandboxService::Answer<api::CreateSandboxResponse> SandboxService::Create(
   CO_RETURN_IF_ERROR(CheckBundleDirectory(request.bundle_path()));
   if (request.rootfs_size() > 0)
     co_return absl::InvalidArgumentError("a sandbox without a process has no root file system");
-  CO_ASSIGN_OR_RETURN(cri::v1::PodSandboxConfig config, ParseOptions(request.options()));
+  CO_ASSIGN_OR_RETURN(cri::v1::PodSandboxConfig config, ParseSandboxOptions(request.options()));
   auto sandbox = std::make_shared<Sandbox>();
   sandbox->id = request.sandbox_id();
   sandbox->config = NamespacesOf(config, request.netns_path());
