@@ -2,9 +2,9 @@
 // arrive.
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <asio/io_context.hpp>
 #include <cstdint>
+#include <utility>
 
 #include "shim/commands/grpc_call.h"
 #include "tests/fuzz/support.h"
@@ -44,15 +44,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   UniqueFd peer(fds[1]);
   Spawn(io, Call(io, UniqueFd(fds[0])));
   io.poll();
-  const size_t piece = bytes[0] == 0 ? size : bytes[0];
-  for (size_t at = 1; at < size; at += piece) {
-    if (send(peer.get(), bytes + at, std::min(piece, size - at), MSG_NOSIGNAL) < 0) break;
-    io.poll();
-    char sent[4096];
-    while (recv(peer.get(), sent, sizeof(sent), 0) > 0) {
-    }
-  }
-  peer.Reset();
-  io.poll();
+  fuzz::SendInPieces(io, std::move(peer), bytes, size);
   return 0;
 }

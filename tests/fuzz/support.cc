@@ -1,7 +1,9 @@
 #include "tests/fuzz/support.h"
 
 #include <google/protobuf/stubs/logging.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +14,20 @@
 // A target without seeds of its own.
 __attribute__((weak)) std::vector<std::pair<std::string, std::string>> feather::fuzz::Seeds() {
   return {};
+}
+
+void feather::fuzz::SendInPieces(asio::io_context& io, UniqueFd peer, const uint8_t* bytes,
+                                 size_t size) {
+  const size_t piece = bytes[0] == 0 ? size : bytes[0];
+  for (size_t at = 1; at < size; at += piece) {
+    if (send(peer.get(), bytes + at, std::min(piece, size - at), MSG_NOSIGNAL) < 0) break;
+    io.poll();
+    char sent[4096];
+    while (recv(peer.get(), sent, sizeof(sent), 0) > 0) {
+    }
+  }
+  peer.Reset();
+  io.poll();
 }
 
 // libFuzzer calls it before the first input.

@@ -5,6 +5,7 @@
 #include <asio/io_context.hpp>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "proto/ttrpc.pb.h"
 #include "shim/ttrpc/client.h"
@@ -69,16 +70,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   Spawn(io, ReadStream(client, false, true));
   Spawn(io, ReadStream(client, true, true));
   io.poll();
-  size_t piece = bytes[0] == 0 ? size : bytes[0];
-  for (size_t at = 1; at < size; at += piece) {
-    if (send(peer.get(), bytes + at, std::min(piece, size - at), MSG_NOSIGNAL) < 0) break;
-    io.poll();
-    char sent[4096];
-    while (recv(peer.get(), sent, sizeof(sent), 0) > 0) {
-    }
-  }
-  peer.Reset();
-  io.poll();
+  fuzz::SendInPieces(io, std::move(peer), bytes, size);
   client->Close();
   io.poll();
   return 0;

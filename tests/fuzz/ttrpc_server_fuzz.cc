@@ -5,6 +5,7 @@
 #include <asio/io_context.hpp>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "proto/ttrpc.pb.h"
 #include "shim/rpc/method_table.h"
@@ -90,16 +91,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   auto connection = std::make_shared<feather::ttrpc::ServerConnection>(
       io, UniqueFd(fds[0]), Methods(), [](feather::ttrpc::ServerConnection*) {});
   connection->Start();
-  size_t piece = bytes[0] == 0 ? size : bytes[0];
-  for (size_t at = 1; at < size; at += piece) {
-    if (send(peer.get(), bytes + at, std::min(piece, size - at), MSG_NOSIGNAL) < 0) break;
-    io.poll();
-    char answers[4096];
-    while (recv(peer.get(), answers, sizeof(answers), 0) > 0) {
-    }
-  }
-  peer.Reset();
-  io.poll();
+  fuzz::SendInPieces(io, std::move(peer), bytes, size);
   if (!connection->closed()) {  // it waits for room in a full stream
     connection->Close();
     io.poll();
