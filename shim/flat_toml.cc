@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/status.h"
-#include "shim/ttrpc/utf8.h"
+#include "runtime/base/utf8.h"
 
 namespace feather {
 namespace {
@@ -238,7 +238,7 @@ absl::Status Reader::ReadCodePoint(size_t digits, std::string& text) {
 
 // What TOML has nowhere, neither in strings nor in comments.
 absl::Status CheckCharacters(absl::string_view text) {
-  std::string valid = ttrpc::ValidUtf8(text);
+  std::string valid = ValidUtf8(text);
   for (size_t i = 0; i < text.size(); ++i) {
     if (valid[i] != text[i]) return ErrorAt(text, i, "not UTF-8");
     bool allowed = text[i] == '\t' || text[i] == '\n' ||

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/utf8.h"
 #include "shim/rpc/run.h"
-#include "shim/ttrpc/utf8.h"
 
 namespace feather::grpc {
 namespace {
@@ -35,7 +35,7 @@ absl::Status Oversize(size_t size) {
   // A longer text tells nobody more, and header lists have their limits.
   constexpr size_t kMaxText = 64 << 10;
   return ::grpc::Status(static_cast<::grpc::StatusCode>(status.code()),
-                        ttrpc::ValidUtf8(status.message().substr(0, kMaxText)));
+                        ValidUtf8(status.message().substr(0, kMaxText)));
 }
 
 class Stream : public rpc::ServerStream {

@@ -12,8 +12,8 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/utf8.h"
 #include "shim/inspect/report.h"
-#include "shim/ttrpc/utf8.h"
 #include "shim/version.h"
 
 namespace feather::inspect {
@@ -82,7 +82,7 @@ api::ShimResponse Service::Report() const {
   report.set_revision(kRevision);
   report.set_pid(static_cast<uint32_t>(getpid()));
   SetTime(started_, *report.mutable_started_at());
-  report.set_bundle(ttrpc::ValidUtf8(bundle_));
+  report.set_bundle(ValidUtf8(bundle_));
   report.set_private_memory_bytes(PrivateMemory());
   report.set_descriptors(Descriptors());
   report.set_connections(static_cast<uint32_t>(connections_()));
@@ -93,7 +93,7 @@ api::ShimResponse Service::Report() const {
     api::Problem& problem = *report.add_last_problems();
     SetTime(logged.at, *problem.mutable_at());
     problem.set_level(LogLevelName(logged.level));
-    problem.set_text(ttrpc::ValidUtf8(logged.text));
+    problem.set_text(ValidUtf8(logged.text));
   }
   tasks_.Describe(report);
   sandbox_.Describe(report);

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "proto/ttrpc.pb.h"
+#include "runtime/base/utf8.h"
 #include "shim/rpc/run.h"
-#include "shim/ttrpc/utf8.h"
 
 namespace feather::ttrpc {
 namespace {

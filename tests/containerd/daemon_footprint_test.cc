@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "tests/support/build.h"
 #include "tests/support/daemon_test.h"
 #include "tests/support/proc.h"
 
@@ -46,7 +47,7 @@ TEST_P(DaemonFootprint, IsOneThreadWithoutInotifyInLittleMemory) {
     EXPECT_EQ(ours.threads, 1);
     EXPECT_EQ(ours.inotify_descriptors, 0);
     // Other builds carry debugging aids and shared libraries; so may a shim named from outside.
-    if (FEATHER_RELEASE_BUILD && getenv("FEATHER_SHIM") == nullptr) {
+    if (test::kReleaseBuild && getenv("FEATHER_SHIM") == nullptr) {
       EXPECT_LE(ours.private_dirty_kib, 256);
     }
   }

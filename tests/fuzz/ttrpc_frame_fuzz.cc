@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "runtime/base/utf8.h"
 #include "shim/ttrpc/frame.h"
-#include "shim/ttrpc/utf8.h"
 #include "tests/fuzz/support.h"
 
 namespace feather {
@@ -44,8 +44,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   for (size_t i = 0; i < whole.size(); ++i) {
     if (whole[i].header.stream != cut[i].header.stream || whole[i].payload != cut[i].payload)
       abort();
-    std::string text = feather::ttrpc::ValidUtf8(whole[i].payload);
-    if (feather::ttrpc::ValidUtf8(text) != text) abort();
+    std::string text = feather::ValidUtf8(whole[i].payload);
+    if (feather::ValidUtf8(text) != text) abort();
   }
   return 0;
 }

@@ -2,8 +2,10 @@
 #include <cstdlib>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
+#include "tests/support/build.h"
 #include "tests/support/shim_test.h"
 #include "tests/support/subprocess.h"
 
@@ -20,7 +22,7 @@ class GrpcDebug : public ShimTest {
   // Its standard output, or what it says on standard error.
   std::string Ask(Container& container, std::vector<std::string> arguments) {
     std::vector<std::string> argv = {
-        FEATHER_SOURCE_DIR "/tests/support/grpc-client",
+        absl::StrCat(kSourceDirectory, "/tests/support/grpc-client"),
         std::string(absl::StripPrefix(container.answer().address, "unix://"))};
     argv.insert(argv.end(), arguments.begin(), arguments.end());
     testing::CommandResult client = testing::RunCommand({.argv = std::move(argv)});
@@ -75,8 +77,8 @@ TEST_F(GrpcDebug, TellsThatItIsWell) {
 
 TEST(Programs, OnlyTheOneThatSpeaksGrpcHasAnythingOfIt) {
   for (const char* part : {"grpc.reflection.v1", "HTTP2", "grpc_chttp2"}) {
-    EXPECT_TRUE(absl::StrContains(*ReadFile(FEATHER_GRPC_SHIM_DEFAULT), part)) << part;
-    EXPECT_FALSE(absl::StrContains(*ReadFile(FEATHER_SHIM_DEFAULT), part)) << part;
+    EXPECT_TRUE(absl::StrContains(*ReadFile(kBuiltGrpcShim), part)) << part;
+    EXPECT_FALSE(absl::StrContains(*ReadFile(kBuiltShim), part)) << part;
   }
 }
 

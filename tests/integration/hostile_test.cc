@@ -16,13 +16,14 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/base/unique_fd.h"
 #include "runtime/cgroup.h"
+#include "tests/support/build.h"
 #include "tests/support/witness_test.h"
 
 namespace feather::test {
 namespace {
 
 // Sanitizers keep what was freed.
-constexpr int kMostGrowthKib = FEATHER_RELEASE_BUILD ? 1024 : 64 * 1024;
+const int kMostGrowthKib = kReleaseBuild ? 1024 : 64 * 1024;
 
 class Hostile : public WitnessTest {
  protected:

@@ -13,6 +13,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/build.h"
 #include "tests/support/witness_test.h"
 
 namespace feather::test {
@@ -182,7 +183,7 @@ TEST_P(LoadOfExecs, LeavesTheShimAsItWasAndItsMemoryFlat) {
   int after = PrivateMemory();
   printf("private dirty after %d execs: %d KiB, after %d: %d KiB\n", first, before, execs, after);
   constexpr int kSlack = 16;
-  if (FEATHER_RELEASE_BUILD) {
+  if (kReleaseBuild) {
     EXPECT_LE(after, before + kSlack);
   }
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());

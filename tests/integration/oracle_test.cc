@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
+#include "tests/support/build.h"
 
 namespace feather::test {
 namespace {
@@ -263,7 +264,7 @@ TEST_P(Oracle, DeleteCommandAfterAShimWasKilled) {
 }
 
 TEST(OracleDifferences, AreAllExplainedInTheDocumentation) {
-  auto page = ReadFile(std::string(FEATHER_SOURCE_DIR) + "/docs/compatibility.md");
+  auto page = ReadFile(absl::StrCat(kSourceDirectory, "/docs/compatibility.md"));
   ASSERT_TRUE(page.ok()) << page.status();
   for (const std::string& reason : AllowedReasons())
     EXPECT_TRUE(absl::StrContains(*page, absl::StrCat("\n### ", reason, "\n"))) << reason;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/build.h"
 #include "tests/support/commands.h"
 
 namespace feather::test {
@@ -16,7 +17,7 @@ constexpr char kPod[] = R"({"annotations": {"io.containerd.runc.v2.group": "pod"
 class StartFlavours : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (access(FEATHER_GRPC_SHIM_DEFAULT, X_OK) != 0)
+    if (access(kBuiltGrpcShim, X_OK) != 0)
       GTEST_SKIP() << "this build has no shim that speaks gRPC";
   }
   HelperResult Start(const char* shim, const char* id, CommandBench::Caller caller) {
@@ -44,24 +45,24 @@ class StartFlavours : public ::testing::Test {
 };
 
 TEST_F(StartFlavours, OfTtrpcFindsAShimThatSpeaksGrpc) {
-  nlohmann::json first = Answer(FEATHER_GRPC_SHIM_DEFAULT, "a");
+  nlohmann::json first = Answer(kBuiltGrpcShim, "a");
   EXPECT_EQ(first["protocol"], "grpc");
-  EXPECT_EQ(Answer(FEATHER_SHIM_DEFAULT, "b"), first);
-  ExpectOneServer(FEATHER_GRPC_SHIM_DEFAULT);
+  EXPECT_EQ(Answer(kBuiltShim, "b"), first);
+  ExpectOneServer(kBuiltGrpcShim);
   // One that speaks no gRPC must not be sent there.
-  HelperResult old = Start(FEATHER_SHIM_DEFAULT, "c", CommandBench::Caller::k1_6);
+  HelperResult old = Start(kBuiltShim, "c", CommandBench::Caller::k1_6);
   EXPECT_EQ(old.exit_code, 1);
   EXPECT_THAT(old.out, ::testing::HasSubstr("does not speak gRPC"));
-  bench_.shim = FEATHER_GRPC_SHIM_DEFAULT;
+  bench_.shim = kBuiltGrpcShim;
   EXPECT_THAT(bench_.EndServers(), ::testing::IsEmpty());
 }
 
 TEST_F(StartFlavours, OfGrpcFindsAShimThatSpeaksTtrpc) {
-  nlohmann::json first = Answer(FEATHER_SHIM_DEFAULT, "a");
+  nlohmann::json first = Answer(kBuiltShim, "a");
   EXPECT_EQ(first["protocol"], "ttrpc");
   EXPECT_EQ(first["version"], 3);
-  EXPECT_EQ(Answer(FEATHER_GRPC_SHIM_DEFAULT, "b"), first);
-  ExpectOneServer(FEATHER_SHIM_DEFAULT);
+  EXPECT_EQ(Answer(kBuiltGrpcShim, "b"), first);
+  ExpectOneServer(kBuiltShim);
   EXPECT_THAT(bench_.EndServers(), ::testing::IsEmpty());
 }
 

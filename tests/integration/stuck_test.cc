@@ -22,6 +22,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
+#include "tests/support/build.h"
 #include "tests/support/witness_test.h"
 
 namespace feather::test {
@@ -292,7 +293,7 @@ TEST_F(Stuck, AStdinThatIsNeverReadHoldsNothingUpAndCostsNoMemory) {
   ExpectServed(c, "nobody reads its stdin");
   EXPECT_THAT(c.CloseIO(), IsOk());
   ExpectServed(c, "its stdin is to be closed");
-  if (FEATHER_RELEASE_BUILD) {
+  if (kReleaseBuild) {
     EXPECT_LT(feather::testing::FootprintOf(shim_).resident_kib - before, 1024);
   }
   EXPECT_THAT(c.KillAndRemove(), IsOk());
@@ -304,7 +305,7 @@ TEST_F(Stuck, AStdinThatIsNeverReadHoldsNothingUpAndCostsNoMemory) {
 // An address space that is full, as on a machine that does not overcommit: malloc(3) fails. (A
 // cgroup's limit never makes it fail: the kernel's OOM killer comes, and containerd cleans up.)
 TEST_F(Stuck, WithoutMemoryARequestFailsAndTheOthersAreServed) {
-  if (!FEATHER_RELEASE_BUILD) GTEST_SKIP() << "sanitizers end a program that is refused memory";
+  if (!kReleaseBuild) GTEST_SKIP() << "sanitizers end a program that is refused memory";
   StartWitness();
   Container& c = NewMember("a");
   ASSERT_THAT(c.Run(), IsOk());

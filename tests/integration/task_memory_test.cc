@@ -17,6 +17,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
+#include "tests/support/build.h"
 #include "tests/support/proc.h"
 #include "tests/support/shim_test.h"
 
@@ -47,7 +48,7 @@ esac
 class Memory : public ShimTest {
  protected:
   void SetUp() override {
-    if (!FEATHER_RELEASE_BUILD || getenv("FEATHER_SHIM") != nullptr)
+    if (!kReleaseBuild || getenv("FEATHER_SHIM") != nullptr)
       GTEST_SKIP() << "other builds than the shipped program carry debugging aids";
     // The text of a program that was linked a moment ago counts as dirty.
     absl::StatusOr<UniqueFd> shim = OpenFile(settings_.shim, O_RDONLY);

@@ -21,6 +21,7 @@
 #include "proto/bootstrap.pb.h"
 #include "runtime/base/file.h"
 #include "shim/commands/socket_name.h"
+#include "tests/support/build.h"
 
 namespace feather::test {
 namespace {
@@ -48,7 +49,7 @@ std::vector<std::string> BareEnvironment() {
 
 CommandBench::CommandBench() {
   const char* given = getenv("FEATHER_SHIM");
-  shim = given != nullptr ? given : FEATHER_SHIM_DEFAULT;
+  shim = given != nullptr ? given : kBuiltShim;
   BecomeSubreaper();
 }
 

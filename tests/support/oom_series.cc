@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
+#include "tests/support/build.h"
 
 namespace feather::test {
 namespace {
@@ -276,7 +277,7 @@ void OomSeries::EndShim(const Footprint& before) {
   printf("  kills in the shim's log: %d, without the process' name: %d\n", lines, unknown);
   EXPECT_TRUE(closed);
   // Other builds carry debugging aids.
-  if (FEATHER_RELEASE_BUILD) {
+  if (kReleaseBuild) {
     EXPECT_LE(after.private_dirty_kib, before.private_dirty_kib + kGrowthKiB);
   }
   EXPECT_TRUE(removed.ok()) << removed;

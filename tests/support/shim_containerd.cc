@@ -18,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "proto/bootstrap.pb.h"
 #include "runtime/base/file.h"
+#include "tests/support/build.h"
 #include "tests/support/shim.h"
 
 extern char** environ;
@@ -93,13 +94,13 @@ bool TestsGrpc() {
 std::string ShimUnderTest() {
   const char* path = getenv("FEATHER_SHIM");
   if (path != nullptr) return path;
-  return TestsGrpc() ? FEATHER_GRPC_SHIM_DEFAULT : FEATHER_SHIM_DEFAULT;
+  return TestsGrpc() ? kBuiltGrpcShim : kBuiltShim;
 }
 
 std::string DebianBinary(const std::string& suite, const std::string& name) {
   std::string path = "/usr/bin/" + name;
   if (suite != "bookworm")
-    path = absl::StrCat(FEATHER_SOURCE_DIR, "/build/containerd/", suite, "/usr/bin/", name);
+    path = absl::StrCat(kSourceDirectory, "/build/containerd/", suite, "/usr/bin/", name);
   return access(path.c_str(), X_OK) == 0 ? path : "";
 }
 

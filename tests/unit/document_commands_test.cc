@@ -16,13 +16,16 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
+#include "tests/support/build.h"
 
 namespace feather {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::string Source(const std::string& path) { return absl::StrCat(FEATHER_SOURCE_DIR, "/", path); }
+std::string Source(const std::string& path) {
+  return absl::StrCat(test::kSourceDirectory, "/", path);
+}
 
 std::string Read(const std::string& path) {
   absl::StatusOr<std::string> text = ReadFile(Source(path));
@@ -219,7 +222,7 @@ constexpr NotRun kNotRun[] = {
 
 bool IsExecutable(const std::string& program) {
   // Installed by a command above it.
-  if (program == "containerd-shim-feather-v2") return access(FEATHER_SHIM_DEFAULT, X_OK) == 0;
+  if (program == "containerd-shim-feather-v2") return access(test::kBuiltShim, X_OK) == 0;
   if (absl::StrContains(program, '/')) return access(Source(program).c_str(), X_OK) == 0;
   const char* path = getenv("PATH");
   for (absl::string_view directory : absl::StrSplit(path == nullptr ? "" : path, ':'))

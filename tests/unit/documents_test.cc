@@ -13,13 +13,16 @@
 #include "nlohmann/json.hpp"
 #include "runtime/base/file.h"
 #include "shim/inspect/report.h"
+#include "tests/support/build.h"
 
 namespace feather {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::string Source(const std::string& path) { return absl::StrCat(FEATHER_SOURCE_DIR, "/", path); }
+std::string Source(const std::string& path) {
+  return absl::StrCat(test::kSourceDirectory, "/", path);
+}
 
 std::string Read(const std::string& path) {
   absl::StatusOr<std::string> text = ReadFile(path);

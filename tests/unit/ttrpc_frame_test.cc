@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "shim/ttrpc/frame.h"
-#include "shim/ttrpc/utf8.h"
 
 namespace feather::ttrpc {
 namespace {
@@ -89,16 +88,6 @@ TEST(TtrpcFrame, AFrameAboveTheLimitIsDrainedWithoutItsPayload) {
   EXPECT_EQ(frames[1].payload, "next");
   EXPECT_EQ(OversizeText(kMaxPayload + 1),
             "message length 4194305 exceed maximum message size of 4194304");
-}
-
-TEST(TtrpcFrame, TextsAreMadeValidUtf8) {
-  EXPECT_EQ(ValidUtf8("plain \xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80"),
-            "plain \xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80");
-  EXPECT_EQ(ValidUtf8("\xff\x80x"), "??x");
-  EXPECT_EQ(ValidUtf8("\xc3"), "?");
-  EXPECT_EQ(ValidUtf8("\xc0\xaf"), "??");
-  EXPECT_EQ(ValidUtf8("\xed\xa0\x80"), "???");
-  EXPECT_EQ(ValidUtf8("\xf4\x90\x80\x80"), "????");
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
-#include "shim/ttrpc/utf8.h"
+#include "runtime/base/utf8.h"
 
 #include <cstddef>
 
-namespace feather::ttrpc {
+namespace feather {
 namespace {
 
 // The length of the character at the start of `text`, 0 if it is none (RFC 3629's table).
@@ -38,4 +38,4 @@ std::string ValidUtf8(absl::string_view text) {
   return valid;
 }
 
-}  // namespace feather::ttrpc
+}  // namespace feather

@@ -1,0 +1,14 @@
+#pragma once
+
+// Where this build and its sources are. One object file knows, so that a compiler cache can serve
+// all others to a clone elsewhere.
+namespace feather::test {
+
+extern const char kSourceDirectory[];
+// The programs of this build.
+extern const char kBuiltShim[];
+extern const char kBuiltGrpcShim[];
+// Release and static: the one whose memory is worth measuring.
+extern const bool kReleaseBuild;
+
+}  // namespace feather::test
