@@ -97,19 +97,25 @@ absl::StatusOr<UniqueFd> Logger::Spawn(Reaper& reaper, const StdioUri& uri,
   return std::move(ready.read);
 }
 
-bool Logger::AllRead() const {
-  for (const Stream& stream : streams_) {
+// Nothing more comes on a stream that has been read: it ends, since a logger may read one to its
+// end before it looks at the other.
+bool Logger::EndWhatIsRead() {
+  bool all = true;
+  for (Stream& stream : streams_) {
     int unread = 0;
-    if (stream.own && ioctl(stream.own.get(), FIONREAD, &unread) == 0 && unread > 0) return false;
+    if (stream.own && ioctl(stream.own.get(), FIONREAD, &unread) == 0 && unread > 0)
+      all = false;
+    else
+      stream.own.Reset();
   }
-  return true;
+  return all;
 }
 
 // A pipe does not tell its writer that it has been emptied, so it is asked now and then.
 Async<bool> Logger::WaitUntilRead(Clock::time_point deadline) {
   std::shared_ptr<Logger> self = shared_from_this();
   Clock::duration pause = std::chrono::milliseconds(1);
-  while (!AllRead() && !exited_.set()) {
+  while (!EndWhatIsRead() && !exited_.set()) {
     Clock::time_point now = Clock::now();
     if (now >= deadline) co_return false;
     co_await exited_.WaitUntil(std::min(now + pause, deadline));

@@ -35,7 +35,8 @@ class Logger : public std::enable_shared_from_this<Logger> {
   UniqueFd TakeContainersEnd(int stream) { return std::move(streams_[stream].containers); }
   UniqueFd TakeOwnEnd(int stream) { return std::move(streams_[stream].own); }
 
-  // Waits until the logger has read everything that was written, or has gone.
+  // Once the process has ended: waits until the logger has read everything that was written, or has
+  // gone. Each stream ends as soon as it has been read.
   Async<bool> WaitUntilRead(Clock::time_point deadline);
 
   // Closes both streams and waits for the logger's end, SIGKILL after the limit. With `terminate`
@@ -50,7 +51,7 @@ class Logger : public std::enable_shared_from_this<Logger> {
   };
   absl::Status OpenStreams(const Stdio::Owner& owner);
   absl::StatusOr<UniqueFd> Spawn(Reaper& reaper, const StdioUri& uri, const Stdio::Owner& owner);
-  bool AllRead() const;
+  bool EndWhatIsRead();
   void Signal(int signal);
 
   asio::io_context& io_;

@@ -162,6 +162,19 @@ TEST_F(StdioLogger, HasReadEverythingBeforeItIsTerminated) {
   Await(stdio->Close());
 }
 
+TEST_F(StdioLogger, MayReadOneStreamToItsEndBeforeItLooksAtTheOther) {
+  Logger(
+      "trap '' TERM\nexec 5>&-\n/bin/cat <&3 > log.out\n/bin/cat <&4 > log.err\necho end > end\n");
+  auto stdio = Prepare(To("binary"));
+  pid_t pid = StartContainer(*stdio, "echo out; echo err >&2");
+  EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(Await(stdio->Drain(std::chrono::seconds(30))));
+  Await(stdio->Close());
+  EXPECT_EQ(Read("log.out"), "out\n");
+  EXPECT_EQ(Read("log.err"), "err\n");
+  EXPECT_EQ(Read("end"), "end\n");
+}
+
 TEST_F(StdioLogger, ItsDeathBreaksTheProcessPipe) {
   Logger("exec 5>&-\nexit 0\n");
   auto stdio = Prepare(To("binary"));
