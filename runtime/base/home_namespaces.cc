@@ -95,7 +95,7 @@ AtHome::~AtHome() {
   RaisedCapabilities raised({CAP_SYS_ADMIN});
   // For want of memory. No container looks at /proc/<pid>/ns/net; the next of these tries again.
   if (setns(g_net, CLONE_NEWNET) < 0)
-    LogError("cannot go back to the pod's network namespace", {{"error", ErrnoText(errno)}});
+    LogWarning("cannot go back to the pod's network namespace", {{"error", ErrnoText(errno)}});
   errno = error;
 }
 

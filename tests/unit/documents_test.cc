@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -43,14 +44,14 @@ std::string Literal(absl::string_view text) {
   }
 }
 
-// The messages of all calls of `function` in a file.
+// The messages of all calls of `function` in a file, each behind its level.
 void CollectMessages(const std::string& file, const std::string& text, const std::string& function,
-                     std::set<std::string>& messages) {
+                     const std::string& level, std::set<std::string>& messages) {
   for (size_t at = text.find(function); at != text.npos; at = text.find(function, at + 1)) {
     const std::string message = Literal(absl::string_view(text).substr(at + function.size()));
     EXPECT_NE(message, "") << file << ": a message of " << function
                            << " is no literal: how is anybody to look it up?";
-    messages.insert(message);
+    messages.insert(absl::StrCat(level, ": ", message));
   }
 }
 
@@ -62,24 +63,32 @@ std::set<std::string> LoggedMessages() {
       const bool source = entry.path().extension() == ".cc" || entry.path().extension() == ".h";
       if (!source || absl::EndsWith(path, "runtime/base/log.h")) continue;
       const std::string text = Read(path);
-      for (const char* function :
-           {"LogDebug(", "LogInfo(", "LogWarning(", "LogError(", "Line(LogLevel::kWarning,"})
-        CollectMessages(path, text, function, messages);
+      const std::pair<const char*, const char*> kFunctions[] = {
+          {"LogDebug(", "debug"},
+          {"LogInfo(", "info"},
+          {"LogWarning(", "warning"},
+          {"LogError(", "error"},
+          {"Line(LogLevel::kWarning,", "warning"}};
+      for (const auto& [function, level] : kFunctions)
+        CollectMessages(path, text, function, level, messages);
     }
   }
   return messages;
 }
 
-// The first `quoted` cell of each row in the tables of operating.md's section on the log.
+// The first `quoted` cell of each row in the tables of operating.md's section on the log, behind
+// the level that the table is of.
 std::set<std::string> ExplainedMessages() {
   const std::string text = Read(Source("docs/operating.md"));
   const size_t begin = text.find("\n## Log lines");
   EXPECT_NE(begin, text.npos);
   const size_t end = text.find("\n## ", begin + 1);
   std::set<std::string> messages;
+  std::string level;
   for (absl::string_view line : absl::StrSplit(text.substr(begin, end - begin), '\n')) {
+    if (absl::ConsumePrefix(&line, "### ")) level = std::string(line.substr(0, line.find(':')));
     if (!absl::ConsumePrefix(&line, "| `")) continue;
-    messages.insert(std::string(line.substr(0, line.find('`'))));
+    messages.insert(absl::StrCat(level, ": ", line.substr(0, line.find('`'))));
   }
   return messages;
 }
