@@ -2,10 +2,14 @@
 
 #include <signal.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -183,6 +187,40 @@ TEST_P(DaemonStdio, RunsAContainerWithoutStreams) {
   EXPECT_EQ(run.code, 0) << run.err;
   ASSERT_TRUE(daemon_->WaitEvent("/tasks/exit a"));
   daemon_->Remove("a");
+}
+
+// What `ctr run --log-uri` and nerdctl ask for. Checklist: I6, I7, I8.
+TEST_P(DaemonStdio, HandsWhatAContainerPrintsToAFileOrToALogger) {
+  const std::string output = daemon_->directory() + "/output";
+  const std::string logger = daemon_->directory() + "/logger";
+  ASSERT_TRUE(WriteFile(logger,
+                        "#!/bin/sh\ntrap '' TERM\nexec >\"$2\" 2>&1\necho \"$1 "
+                        "$CONTAINER_NAMESPACE $CONTAINER_ID\"\n"
+                        "printf '\\0' >&5\nexec 5>&-\n/bin/cat <&3\n/bin/cat <&4\necho end\n",
+                        0755)
+                  .ok());
+  const std::pair<std::string, std::string> uris[] = {
+      {"file", "file://" + output},
+      {"binary", absl::StrCat("binary://", logger, "?out=", output)},
+      {"binary-v2", absl::StrCat("binary-v2://", logger, "?out=", output)}};
+  for (const auto& [id, uri] : uris) {
+    unlink(output.c_str());
+    const CommandResult run =
+        daemon_->Ctr(daemon_->Run(id, {"--detach", "--log-uri", uri},
+                                  {"sh", "-c", "echo printed; echo complained >&2; exit 6"}));
+    ASSERT_EQ(run.code, 0) << uri << ": " << run.err;
+    ASSERT_TRUE(daemon_->WaitEvent("/tasks/exit " + id)) << uri;
+    daemon_->Remove(id);
+    // In a file, either of the two may come first.
+    std::vector<std::string> expected = {"printed\ncomplained\n", "complained\nprinted\n"};
+    if (id != "file")
+      expected = {absl::StrCat("out ", daemon_->containerd_namespace(), " ", id,
+                               "\nprinted\ncomplained\nend\n")};
+    EXPECT_TRUE(Eventually([&] {
+      return std::count(expected.begin(), expected.end(), ReadFile(output).value_or("")) > 0;
+    })) << uri
+        << ": " << ReadFile(output).value_or("");
+  }
 }
 
 }  // namespace
