@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <vector>
 
@@ -156,6 +157,36 @@ TEST_P(FailingSyscall, LeavesNothingInAKillAndADeletion) {
       });
   c.Disconnect();
   EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+class FailingUnmount : public WitnessTest {};
+
+// What docs/operating.md tells the operator to do is enough.
+TEST_F(FailingUnmount, OfAFailedCreationIsToldAndCanBeDoneByHand) {
+  StartWitness();
+  Remember();
+  ContainerOptions options;
+  options.spec.args = {"/nothing"};
+  Container& c = NewMember("a", options);
+  TestDirectory directory;
+  {
+    InjectedFailure failure(shim_, "umount2", "error=EPERM", directory.path() + "/strace",
+                            InjectedFailure::Children::kToo, "rootfs");
+    if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
+    EXPECT_THAT(c.Create(), IsError(kUnknown, "OCI runtime create failed"));
+    EXPECT_TRUE(failure.End());
+  }
+  EXPECT_TRUE(RunUntil([&] {
+    return absl::StrContains(ctrd().log(),
+                             "cannot unmount the rootfs of a container whose creation failed");
+  })) << ctrd().log();
+  const std::string command = absl::StrCat("umount -R ", c.bundle(), "/rootfs");
+  EXPECT_EQ(system(command.c_str()), 0) << command;  // NOLINT
+  EXPECT_TRUE(std::filesystem::is_empty(c.bundle() + "/rootfs"));
+  c.Disconnect();
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  ExpectUnharmed("a failed unmount");
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 

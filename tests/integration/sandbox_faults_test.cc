@@ -23,6 +23,7 @@
 #include "absl/strings/str_split.h"
 #include "tests/support/injected_failure.h"
 #include "tests/support/sandbox_fixture.h"
+#include "tests/support/subprocess.h"
 
 namespace feather::test {
 namespace {
@@ -251,6 +252,42 @@ TEST_F(SandboxFaults, AShimThatCannotGoHomeDoesSoLater) {
       EXPECT_THAT(Shutdown(), IsOk());
     }
   }
+}
+
+// It goes there to connect to containerd, for a socket belongs to the network in which it was made.
+TEST_F(SandboxFaults, AShimThatStaysInTheHostsNetworkDoesNotTakeItsContainersThere) {
+  NewPod();
+  ASSERT_THAT(Start(), IsOk());
+  // As docs/operating.md has it.
+  auto entered = [&] {
+    return testing::RunCommand({.argv = {"nsenter", "-t", absl::StrCat(pid()), "-n", "readlink",
+                                         "/proc/self/ns/net"}})
+        .out;
+  };
+  EXPECT_EQ(entered(), Network().name() + "\n");
+  Container& a = New("a", InPod(pid(), "exec sleep 1000"));
+  {
+    InjectedFailure failure(pid(), "setns", "error=ENOMEM:when=2", strace_output());
+    if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
+    // Its first event makes the shim connect.
+    ASSERT_THAT(a.Create(), IsOk());
+    EXPECT_TRUE(RunUntil([&] {
+      return absl::StrContains(
+          ctrd().log(), "level=warning msg=\"cannot go back to the pod's network namespace\"");
+    })) << ctrd().log();
+  }
+  EXPECT_EQ(entered(), NamespaceOf(getpid(), "net") + "\n");
+  Container& b = New("b", InPod(pid(), "exec sleep 1000"));
+  for (Container* c : {&a, &b}) {
+    auto started = c == &a ? a.Start().status() : b.Run();
+    ASSERT_THAT(started, IsOk()) << c->id();
+    EXPECT_EQ(NamespaceOf(static_cast<pid_t>(c->State()->pid()), "net"), Network().name())
+        << c->id();
+    EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
+  }
+  EXPECT_THAT(Stop(), IsOk());
+  EXPECT_TRUE(IsHome());
+  EXPECT_THAT(Shutdown(), IsOk());
 }
 
 // As containerd does it with the /dev/shm of a pod with a pause container.

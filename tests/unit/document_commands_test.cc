@@ -198,6 +198,7 @@ constexpr RunBy kRunBy[] = {
     {"kill -USR1 PID", "tests/packages/install", "kill -USR1 "},
     {"systemctl restart containerd", "tests/packages/systemd",
      "restarted systemctl restart containerd"},
+    {"systemctl restart docker", "tests/packages/systemd", "\nsystemctl restart docker\n"},
     {"docker run --runtime feather …", "tests/packages/docker", "flags=(--runtime feather)"},
     // What it does there is what RunPodSandbox with that handler does.
     {"crictl runp --runtime feather", "tests/packages/run", "runtime_handler: 'feather'"},
@@ -205,6 +206,8 @@ constexpr RunBy kRunBy[] = {
      "runc --root \"/run/containerd/runc/$FEATHER_NAMESPACE\" delete --force "},
     {"tests/bench/run", "tests/bench/documented", "${command[0]}"},
     {"strace -f -e execve", "tests/integration/failing_syscall_test.cc", "strace"},
+    {"umount -R", "tests/integration/failing_syscall_test.cc", "\"umount -R \""},
+    {"nsenter -t", "tests/integration/sandbox_faults_test.cc", "\"nsenter\", \"-t\""},
 };
 
 // Those that no test runs, and why.
@@ -214,10 +217,6 @@ struct NotRun {
 };
 constexpr NotRun kNotRun[] = {
     {"nerdctl run --runtime io.containerd.feather.v2 …", "no Debian release carries nerdctl"},
-    {"systemctl restart docker",
-     "tests/packages/docker starts dockerd itself, in a root without systemd"},
-    {"umount -R", "for a mount that even the kernel has refused to unmount"},
-    {"nsenter -t", "for a shim that had no memory at that moment: an injected fault of unit tests"},
 };
 
 bool IsExecutable(const std::string& program) {
