@@ -14,6 +14,7 @@ using ::testing::IsEmpty;
 
 class SandboxPodTest : public SandboxTest {};
 
+// Checklist: A2, A5.
 TEST_F(SandboxPodTest, ItsContainersShareWhatThePodHas) {
   cri::v1::PodSandboxConfig config = Config();
   (*config.mutable_linux()->mutable_sysctls())["net.ipv4.ip_forward"] = "1";
@@ -94,6 +95,7 @@ TEST_F(SandboxPodTest, ACreationThatAStopOvertakesDoesNotJoinTheHost) {
   }
 }
 
+// Checklist: A4.
 TEST_F(SandboxPodTest, ItsMetricsAreThoseOfThePodsCgroup) {
   cri::v1::PodSandboxConfig config = Config();
   config.mutable_linux()->set_cgroup_parent("/" + ctrd().name() + "-a");

@@ -12,6 +12,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+// Checklist: A1.
 TEST_F(SandboxTest, GoesThroughItsStatesInOneProcess) {
   std::string host = NamespaceOf(getpid(), "net");
   ASSERT_THAT(Create(Config(), Network().path()), IsOk());
@@ -218,6 +219,7 @@ TEST_F(SandboxTest, AShutdownWithoutAStopGivesEverythingBack) {
   EXPECT_THAT(Shutdown(), IsOk());
 }
 
+// Checklist: A3.
 TEST_F(SandboxTest, ContainersOutliveAShutdownAndTheShimWithThem) {
   pid_t pid = RunPod(Config(), Network().path());
   Container& a = New("a", InPod(pid, "sleep 1000"));
