@@ -7,11 +7,13 @@
 #include <filesystem>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "proto/cgroups_v2.pb.h"
 #include "proto/runc_options.pb.h"
 #include "runtime/base/file.h"
 #include "tests/support/shim_test.h"
+#include "tests/support/subprocess.h"
 
 namespace feather::test {
 namespace {
@@ -30,6 +32,14 @@ while read line; do
   echo "$i $line"
 done)";
 
+// The size of the memory that is in an image.
+uintmax_t PagesIn(const std::string& image) {
+  uintmax_t bytes = 0;
+  for (const auto& file : std::filesystem::directory_iterator(image))
+    if (absl::StartsWith(file.path().filename().string(), "pages-")) bytes += file.file_size();
+  return bytes;
+}
+
 bool CriuWorks() {
   static const bool works = system("criu check >/dev/null 2>&1") == 0;  // NOLINT
   return works;
@@ -42,8 +52,8 @@ class Checkpoint : public ShimTest, public ::testing::WithParamInterface<const c
       GTEST_SKIP() << "CRIU does not work on this kernel: FEATHER_GUEST=qemu tests/cgroup2/run";
     if (!stock()) return;
     settings_.shim = DebianBinary("sid", "containerd-shim-runc-v2");
-    settings_.daemon = Daemon::k2_1;
     if (settings_.shim.empty()) GTEST_SKIP() << "no containerd of sid: run tests/containerd/fetch";
+    settings_.daemon = IsSince(3) ? Daemon::k2_3 : Daemon::k2_1;
   }
   void TearDown() override {
     // CRIU puts a container of another id into the cgroup of the one that was dumped, which it
@@ -52,6 +62,16 @@ class Checkpoint : public ShimTest, public ::testing::WithParamInterface<const c
     if (!stock()) ShimTest::TearDown();
   }
   static bool stock() { return absl::string_view(GetParam()) == "stock"; }
+  // The stock shim is that of containerd 2.`minor` or later: sid moves.
+  bool IsSince(int minor) const {
+    const testing::CommandResult version = testing::RunCommand({.argv = {settings_.shim, "-v"}});
+    const size_t at = version.out.find(" 2.");
+    int number = 0;
+    return at != std::string::npos &&
+           absl::SimpleAtoi(version.out.substr(at + 3, version.out.find('.', at + 3) - at - 3),
+                            &number) &&
+           number >= minor;
+  }
 
   static ContainerOptions Counter() {
     ContainerOptions options = Shell(kCounter);
@@ -207,8 +227,7 @@ TEST_P(Checkpoint, OfAPausedContainerLeavesItPaused) {
   EXPECT_THAT(a.KillAndRemove(), IsOk());
 }
 
-// What CRIU refuses to dump without being told to. Empty namespaces are not among it: CRIU 3.17
-// does not come to them on this kernel, with either shim. Checklist: R7.
+// What CRIU refuses to dump without being told to. Checklist: R7.
 TEST_P(Checkpoint, EachOptionReachesCriu) {
   // Debian's busybox has no flock.
   for (const char* file :
@@ -250,6 +269,95 @@ TEST_P(Checkpoint, EachOptionReachesCriu) {
       << ReadFile(Image("work") + "/dump.log").value_or("");
   EXPECT_EQ(a.State()->status(), RUNNING);
   EXPECT_THAT(a.KillAndRemove(), IsOk());
+}
+
+// runc knows the name of one, and refuses all others. That the network's is left out of the image
+// cannot be seen: runc never lets CRIU dump it, and CRIU 3.17 fails on this kernel with a container
+// that has its own ("Dumping netns links": EINVAL), told to leave it out or not. Checklist: R7.
+TEST_P(Checkpoint, EmptyNamespacesReachTheRuntime) {
+  Container& a = New("a", Counter());
+  ASSERT_THAT(a.Run(), IsOk());
+  ASSERT_TRUE(Answers(a, "one", "1 one\n"));
+  Options asked;
+  asked.add_empty_namespaces("network");
+  asked.add_empty_namespaces("ipc");
+  EXPECT_THAT(SaveAndEnd(a, Image("x"), asked),
+              IsError(kUnknown, "namespace \"ipc\" is not supported"));
+  EXPECT_EQ(a.State()->status(), RUNNING);
+  asked.mutable_empty_namespaces()->RemoveLast();
+  ASSERT_THAT(SaveAndEnd(a, Image("empty"), asked), IsOk())
+      << ReadFile(a.bundle() + "/criu-dump.log").value_or("");
+  EXPECT_EQ(a.Wait()->exit_status(), 137u);
+  EXPECT_THAT(a.Remove(), IsOk());
+
+  Container& b = Restored("a", Image("empty"), Counter());
+  ASSERT_THAT(b.Start(), IsOk());
+  EXPECT_TRUE(Answers(b, "two", "2 two\n"));
+  EXPECT_THAT(b.KillAndRemove(), IsOk());
+}
+
+// What moves a running container does: first an image of its memory while it runs, which the OCI
+// runtime is asked for directly, since the task API has no call for that; then one above it, with
+// what has changed meanwhile. Checklist: R7.
+TEST_P(Checkpoint, AboveAnEarlierImageIsWhatHasChangedSince) {
+  // The stock shim of before does not know the option, and dumps everything.
+  const bool layered = !stock() || IsSince(4);
+  Container& a = New("a", Counter());
+  ASSERT_THAT(a.Run(), IsOk());
+  ASSERT_TRUE(Answers(a, "run big=$(busybox yes | head -c 4000000)", "1 run"));
+  const testing::CommandResult before = testing::RunCommand(
+      {.argv = {"runc", "--root", absl::StrCat(ctrd().runtime_root(), "/", ctrd().name_space()),
+                "checkpoint", "--pre-dump", "--image-path", Image("before"), "a"}});
+  ASSERT_EQ(before.code, 0) << before.out << before.err;
+  ASSERT_TRUE(Answers(a, "two", "2 two\n")) << "it runs on";
+
+  Options asked;
+  if (layered) {
+    asked.set_parent_path(Image("before"));
+    EXPECT_THAT(Save(a, Image("x"), asked), IsError(kUnknown, "--parent-path must be relative"));
+    asked.set_parent_path("../nothing");
+    EXPECT_THAT(Save(a, Image("x"), asked), IsError(kUnknown, "invalid --parent-path"));
+  }
+  asked.set_parent_path("../image-before");
+  ASSERT_THAT(SaveAndEnd(a, Image("above"), asked), IsOk());
+  EXPECT_EQ(a.Wait()->exit_status(), 137u);
+  EXPECT_THAT(a.Remove(), IsOk());
+  std::error_code none;
+  EXPECT_EQ(std::filesystem::read_symlink(Image("above") + "/parent", none),
+            layered ? "../image-before" : "");
+  EXPECT_GT(PagesIn(Image("before")), 4000000u);
+  if (layered) {
+    EXPECT_LT(PagesIn(Image("above")), 2000000u);
+  } else {
+    EXPECT_GT(PagesIn(Image("above")), 4000000u);
+  }
+
+  // Both together are all of it.
+  Container& b = Restored("a", Image("above"), Counter());
+  ASSERT_THAT(b.Start(), IsOk());
+  EXPECT_TRUE(Answers(b, "run echo ${#big} $(echo \"$big\" | grep -c '^y$')", "3999999 2000000\n"))
+      << b.stdio().out->data();
+  EXPECT_THAT(b.KillAndRemove(), IsOk());
+}
+
+// An image names the one below it by itself: `runc restore` has no option for that, and
+// containerd never fills the field. Checklist: R8.
+TEST_P(Checkpoint, ARestoreWithAParentIsRefusedByTheRuntime) {
+  Container& a = New("a", Counter());
+  ASSERT_THAT(a.Run(), IsOk());
+  ASSERT_TRUE(Answers(a, "one", "1 one\n"));
+  ASSERT_THAT(SaveAndEnd(a, Image("whole")), IsOk());
+  EXPECT_EQ(a.Wait()->exit_status(), 137u);
+  EXPECT_THAT(a.Remove(), IsOk());
+
+  Container& b = New("a", Counter());
+  task::CreateTaskRequest request = b.CreateRequest();
+  request.set_checkpoint(Image("whole"));
+  request.set_parent_checkpoint(Image("whole"));
+  ASSERT_THAT(b.Create(request), IsOk());
+  EXPECT_THAT(b.Start(), IsError(kUnknown, "OCI runtime restore failed"));
+  EXPECT_THAT(b.Delete(), IsOk());
+  EXPECT_THAT(b.Shutdown(), IsOk());
 }
 
 // Checklist: R8.
