@@ -143,7 +143,7 @@ class Shim {
   Shim(const Flags& flags, const rpc::Transport& transport)
       : flags_(flags),
         awaited_(transport.protocol == "grpc"),
-        bundles_(DirectoryOf(WorkingDirectory())),
+        bundle_(WorkingDirectory()),
         signals_(io_),
         idle_timer_(io_),
         reaper_(io_),
@@ -155,6 +155,7 @@ class Shim {
                  }),
         service_(io_, reaper_, publisher_,
                  {.name_space = flags.name_space,
+                  .bundle = bundle_,
                   .has_sandbox = [this] { return sandbox_.exists(); },
                   .prepare_bundle =
                       [this](const std::string& bundle, RuntimeOptions& options) {
@@ -164,7 +165,7 @@ class Shim {
                   .kill_exec_trees = KillsExecTrees()},
                  [this] { BeginEnd(/*answer=*/true); }),
         server_(transport.make_server(io_, methods_)),
-        inspect_(flags.id, flags.name_space, WorkingDirectory(), service_, sandbox_, publisher_,
+        inspect_(flags.id, flags.name_space, bundle_, service_, sandbox_, publisher_,
                  [this] { return server_->connections(); }) {
     service_.Register(methods_);
     inspect_.Register(methods_);
@@ -205,7 +206,7 @@ class Shim {
   // `delete` of a container waits for it, if the transport is such that there is one.
   void Released(const std::string& id) {
     if (id == flags_.id) over_ = true;
-    if (awaited_ && ValidateId(id).ok()) ReleaseBundle(absl::StrCat(bundles_, "/", id));
+    if (awaited_ && ValidateId(id).ok()) ReleaseBundle(absl::StrCat(DirectoryOf(bundle_), "/", id));
   }
 
   void AwaitSignal() {
@@ -256,7 +257,7 @@ class Shim {
 
   const Flags& flags_;
   const bool awaited_;
-  const std::string bundles_;  // where they lie
+  const std::string bundle_;  // that it was started with
   asio::io_context io_{1};
   asio::signal_set signals_;
   asio::steady_timer idle_timer_;

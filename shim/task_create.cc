@@ -3,9 +3,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
+#include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
+#include "shim/members.h"
 #include "shim/options.h"
 #include "shim/task.h"
 #include "shim/task_service.h"
@@ -41,6 +43,11 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
     config.options.systemd_cgroup = true;
   RETURN_IF_ERROR(config_.prepare_bundle(request.bundle(), config.options));
   RETURN_IF_ERROR(WriteOptions(request.bundle(), config.options));
+  // It is for the case that this process is killed: no reason not to run the container.
+  if (absl::Status noted = NoteMember(config_.bundle, config.id, config.bundle, config.options);
+      !noted.ok())
+    LogWarning("cannot note a member of the pod",
+               {{"error", std::string(noted.message())}, {"id", config.id}});
   for (const auto& mount : request.rootfs())
     config.rootfs.push_back({.type = mount.type(),
                              .source = mount.source(),
@@ -86,6 +93,7 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
     Spawn(io_, DeleteLeftOver(container));
   } else {
     creating_.erase(id);
+    if (!status.ok()) ForgetMember(config_.bundle, id);
   }
   TrimSoon(io_);
   if (!status.ok()) co_return status;

@@ -8,6 +8,7 @@
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
+#include "shim/members.h"
 #include "shim/task.h"
 #include "shim/task_service.h"
 
@@ -87,6 +88,7 @@ Async<> TaskService::DeleteLeftOver(std::shared_ptr<Container> container) {
     co_await container->DeleteLeftOver();
   }
   creating_.erase(container->config().id);
+  ForgetMember(config_.bundle, container->config().id);
 }
 
 Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
@@ -100,6 +102,7 @@ Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
   deletion->status = co_await task->container->Delete();
   if (deletion->status.ok()) {
     task->deleted = true;
+    ForgetMember(config_.bundle, task->id());
     if (task->oom_watch) task->oom_watch->Finish();
     const Process& init = *task->container->init();
     events::TaskDelete event;

@@ -32,6 +32,8 @@ class TaskService {
  public:
   struct Config {
     std::string name_space;
+    // The bundle that the shim was started with (members.h); empty: none.
+    std::string bundle;
     // A sandbox needs the shim, whether there are containers or not.
     std::function<bool()> has_sandbox = [] { return false; };
     // Called with a container's bundle, before the OCI runtime reads it, and with its options.

@@ -4,18 +4,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <asio/io_context.hpp>
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
@@ -33,6 +38,7 @@
 #include "shim/commands/commands.h"
 #include "shim/commands/listener.h"
 #include "shim/commands/socket_name.h"
+#include "shim/members.h"
 #include "shim/options.h"
 
 namespace feather {
@@ -45,6 +51,8 @@ constexpr auto kRemovalLimit = std::chrono::seconds(1);
 constexpr useconds_t kRemovalStep = 20'000;
 // containerd gives all of it 5 s.
 constexpr auto kLimit = std::chrono::milliseconds(4500);
+// Containers at a time: each waits for its end more than it works.
+constexpr size_t kWorkers = 16;
 
 // containerd logs what comes out here as a warning, and goes on.
 void Warn(absl::string_view what, const absl::Status& status) {
@@ -60,11 +68,21 @@ absl::StatusOr<std::string> BundlePath(const Flags& flags) {
   return absl::StrCat(path.substr(0, path.rfind('/')), "/", flags.id);
 }
 
-OciRuntime::Config DeleteConfig(const Flags& flags, const std::string& bundle) {
-  absl::StatusOr<RuntimeOptions> read = ReadOptions(bundle);
-  Warn("read the runtime's options", read.status());
+// What is to be ended of a container.
+struct Remains {
+  std::string id;
+  std::string bundle;
+  // With its options, and where its runtime's log goes.
+  std::string directory;
+  // Before what is said of it.
+  std::string whose;
+};
+
+OciRuntime::Config DeleteConfig(const std::string& name_space, const Remains& remains) {
+  absl::StatusOr<RuntimeOptions> read = ReadOptions(remains.directory);
+  Warn(remains.whose + "read the runtime's options", read.status());
   RuntimeOptions options = read.ok() ? *std::move(read) : RuntimeOptions();
-  OciRuntime::Config config = MakeRuntimeConfig(options, flags.name_space, bundle, flags.id);
+  OciRuntime::Config config = MakeRuntimeConfig(options, name_space, remains.directory, remains.id);
   // The runtime keeps the cgroup driver in its own state.
   config.systemd_cgroup = false;
   config.criu_path.clear();
@@ -90,15 +108,40 @@ uint32_t InitPid(const std::string& bundle) {
   return pid;
 }
 
-Async<> CleanUp(asio::io_context& io, Reaper& reaper, OciRuntime::Config config) {
-  std::string bundle = config.bundle;
-  OciRuntime runtime(reaper, std::move(config));
-  absl::Status deleted = co_await runtime.Delete(/*force=*/true);
-  Warn("delete the container", deleted);
-  absl::Status unmounted = co_await UnmountAll(reaper, bundle + "/rootfs");
-  Warn("unmount", unmounted);
-  Warn("remove a pod's files", RemovePodFiles(bundle));
-  io.stop();
+struct Work {
+  std::string name_space;
+  std::vector<Remains> left;
+  std::set<std::string> unfinished;  // ids
+};
+
+// By the time that there are members to end, no shim ends them.
+std::vector<Remains> FindRemains(const Flags& flags, const std::string& bundle,
+                                 const std::string& socket) {
+  std::vector<Remains> all;
+  if (!SomebodyListens(socket)) {
+    for (const std::string& id : Members(bundle))
+      if (id != flags.id)
+        all.push_back({.id = id,
+                       .bundle = MemberBundle(bundle, id),
+                       .directory = MemberDirectory(bundle, id),
+                       .whose = absl::StrCat("container ", id, " of the pod: ")});
+  }
+  all.push_back({.id = flags.id, .bundle = bundle, .directory = bundle, .whose = ""});
+  return all;
+}
+
+Async<> CleanUp(asio::io_context& io, Reaper& reaper, std::shared_ptr<Work> work) {
+  while (!work->left.empty()) {
+    Remains remains = std::move(work->left.back());
+    work->left.pop_back();
+    OciRuntime runtime(reaper, DeleteConfig(work->name_space, remains));
+    absl::Status deleted = co_await runtime.Delete(/*force=*/true);
+    Warn(remains.whose + "delete the container", deleted);
+    absl::Status unmounted = co_await UnmountAll(reaper, remains.bundle + "/rootfs");
+    Warn(remains.whose + "unmount", unmounted);
+    work->unfinished.erase(remains.id);
+  }
+  if (work->unfinished.empty()) io.stop();
 }
 
 // Whether the bundle at this path is still the one with that directory.
@@ -142,9 +185,17 @@ absl::Status RunDelete(const Flags& flags, absl::string_view protocol) {
   // Not destroyed, since what does not finish in time still refers to them.
   auto* io = new asio::io_context(1);
   auto* reaper = new Reaper(*io);
-  Spawn(*io, CleanUp(*io, *reaper, DeleteConfig(flags, bundle)));
+  auto work = std::make_shared<Work>();
+  work->name_space = flags.name_space;
+  work->left = FindRemains(flags, bundle, socket);
+  for (const Remains& remains : work->left) work->unfinished.insert(remains.id);
+  for (size_t i = std::min(kWorkers, work->left.size()); i > 0; --i)
+    Spawn(*io, CleanUp(*io, *reaper, work));
   io->run_for(kLimit);
-  if (!io->stopped()) Warn("clean up", absl::DeadlineExceededError("not finished in time"));
+  if (!io->stopped())
+    Warn("clean up", absl::DeadlineExceededError(absl::StrCat(
+                         "not finished in time: ", absl::StrJoin(work->unfinished, ", "))));
+  Warn("remove a pod's files", RemovePodFiles(bundle));
   Warn("remove the socket", RemoveDeadSocket(socket));
 
   containerd::task::v2::DeleteResponse response;

@@ -19,6 +19,7 @@
 #include "proto/task.pb.h"
 #include "proto/types.pb.h"
 #include "runtime/base/file.h"
+#include "shim/members.h"
 #include "shim/options.h"
 #include "tests/support/commands.h"
 
@@ -142,6 +143,47 @@ TEST_P(DeleteTest, LeavesTheSocketOfALivingServer) {
   EXPECT_THAT(bench_.EndServers(), IsEmpty());
 }
 
+// containerd 2 runs `delete` for a pod's bundle only, and takes the others' away meanwhile.
+TEST_P(DeleteTest, EndsThePodsOtherContainersToo) {
+  if (!hidden_) GTEST_SKIP() << "crun needs a mount namespace without the unified cgroup";
+  std::vector<pid_t> inits;
+  for (const char* id : {"pod", "a", "b"}) {
+    ASSERT_NO_FATAL_FAILURE(CreateContainer(id));
+    inits.push_back(std::stoi(*ReadFile(bench_.bundle(id) + "/init.pid")));
+    if (inits.size() == 1) continue;
+    ASSERT_TRUE(WriteFile(bench_.bundle(id) + "/sandbox", "pod", 0600).ok());
+    absl::StatusOr<RuntimeOptions> options = ReadOptions(bench_.bundle(id));
+    ASSERT_TRUE(options.ok() &&
+                NoteMember(bench_.bundle("pod"), id, bench_.bundle(id), *options).ok());
+  }
+  EXPECT_EQ(bench_.Start("pod").exit_code, 0);
+  const std::vector<pid_t> servers = bench_.Servers();
+  ASSERT_EQ(servers.size(), 1u);
+
+  // As long as somebody serves them they are not touched.
+  ExpectDeleted("pod");
+  EXPECT_EQ(bench_.WaitFor(inits[0]), 128 + SIGKILL);
+  for (pid_t init : {inits[1], inits[2]}) EXPECT_EQ(kill(init, 0), 0);
+
+  kill(servers[0], SIGKILL);
+  bench_.WaitFor(servers[0]);
+  ASSERT_EQ(umount2((bench_.bundle("b") + "/rootfs").c_str(), 0), 0);
+  fs::rename(bench_.bundle("b"), bench_.directory() + "/.b");
+  ExpectDeleted("pod");
+  EXPECT_EQ(warnings_, "");
+  for (const char* id : {"a", "b"})
+    EXPECT_NE(access(absl::StrCat(root_, "/", bench_.name_space(), "/", id).c_str(), F_OK), 0)
+        << id;
+  for (pid_t init : {inits[1], inits[2]}) EXPECT_EQ(bench_.WaitFor(init), 128 + SIGKILL);
+  EXPECT_TRUE(fs::is_empty(bench_.bundle("a") + "/rootfs"));
+
+  // Once more: there is nothing left to do; nor for the `delete` that a restarted containerd runs.
+  ExpectDeleted("pod");
+  EXPECT_EQ(warnings_, "");
+  ExpectDeleted("a");
+  EXPECT_EQ(warnings_, "");
+}
+
 class CommandTest : public testing::Test {
  protected:
   containerd::types::RuntimeInfo Info(const std::string& input = "") {
@@ -216,9 +258,58 @@ TEST_F(CommandTest, DeleteAnswersAlthoughTheRuntimeHangs) {
   ASSERT_TRUE(WriteOptions(bench_.bundle("a"), options).ok());
   HelperResult result = bench_.Delete("a");
   EXPECT_EQ(result.exit_code, 0);
-  EXPECT_THAT(result.err, HasSubstr("not finished in time"));
+  EXPECT_THAT(result.err, HasSubstr("not finished in time: a\n"));
   // It does not stay behind.
   EXPECT_EQ(bench_.WaitFor(std::stoi(*ReadFile(bench_.directory() + "/pid"))), 128 + SIGKILL);
+}
+
+TEST_F(CommandTest, DeleteOfAPodGetsToEveryContainerAlthoughSomeHang) {
+  bench_.MakeBundle("pod");
+  Script("for id; do :; done; case $id in stuck*) exec sleep 1000;; esac; touch " +
+         bench_.directory() + "/ended-$id");
+  RuntimeOptions options;
+  options.binary_name = script();
+  ASSERT_TRUE(WriteOptions(bench_.bundle("pod"), options).ok());
+  std::vector<std::string> ids;
+  for (int i = 0; i < 40; ++i) ids.push_back(absl::StrCat(i % 10 == 0 ? "stuck" : "m", i));
+  for (const std::string& id : ids) {
+    bench_.MakeBundle(id);
+    ASSERT_TRUE(WriteFile(bench_.bundle(id) + "/sandbox", "pod", 0600).ok());
+    ASSERT_TRUE(NoteMember(bench_.bundle("pod"), id, bench_.bundle(id), options).ok());
+  }
+  HelperResult result = bench_.Delete("pod");
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.err, HasSubstr("not finished in time: stuck0, stuck10, stuck20, stuck30\n"));
+  ids.push_back("pod");
+  for (const std::string& id : ids)
+    EXPECT_EQ(fs::exists(bench_.directory() + "/ended-" + id), id[0] != 's') << id;
+}
+
+TEST_F(CommandTest, DeleteOfAPodTakesAContainersOptionsFromThePodsBundle) {
+  bench_.MakeBundle("pod");
+  bench_.MakeBundle("a");
+  bench_.MakeBundle("b");
+  Script("echo \"$@\" >>" + bench_.directory() + "/arguments");
+  RuntimeOptions options;
+  options.binary_name = script();
+  options.root = "/some/root";
+  ASSERT_TRUE(WriteOptions(bench_.bundle("pod"), options).ok());
+  options.root = "/another/root";
+  for (const char* id : {"a", "b"}) {
+    ASSERT_TRUE(WriteFile(bench_.bundle(id) + "/sandbox", "pod", 0600).ok());
+    ASSERT_TRUE(NoteMember(bench_.bundle("pod"), id, bench_.bundle(id), options).ok());
+  }
+  const std::string members = bench_.bundle("pod") + "/members/";
+  ASSERT_TRUE(WriteFile(members + "b/options.json", "rubbish", 0600).ok());
+  ASSERT_TRUE(WriteFile(members + "b/runtime", "/does/not/exist", 0600).ok());
+  HelperResult result = bench_.Delete("pod");
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.err, HasSubstr("container b of the pod: read the runtime's options: "));
+  const std::string arguments = *ReadFile(bench_.directory() + "/arguments");
+  EXPECT_THAT(arguments, HasSubstr(absl::StrCat("--root /some/root/", bench_.name_space(), " ")));
+  EXPECT_THAT(arguments,
+              HasSubstr(absl::StrCat("--root /another/root/", bench_.name_space(), " --log ",
+                                     members, "a/log.json --log-format json delete --force a\n")));
 }
 
 TEST_F(CommandTest, DeleteRefusesAnIdOrANamespaceThatIsAPath) {

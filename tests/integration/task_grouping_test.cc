@@ -102,5 +102,45 @@ TEST_P(Grouping, ThePodsEventsComeFromTheOneShimInTheirOrder) {
   }
 }
 
+// containerd 2 says in a container's bundle whose it is, and cleans up for the pod's bundle alone.
+TEST_P(Grouping, ThePodsOtherContainersEndWithAShimThatIsKilled) {
+  const ContainerOptions options = Grouped({}, "io.containerd.runc.v2.group", "pod");
+  Container& pod = New("pod", options);
+  ASSERT_THAT(pod.Run(), IsOk());
+  const std::string members = pod.bundle() + "/members";
+  const auto join = [&](Container& container) {
+    ASSERT_TRUE(WriteFile(container.bundle() + "/sandbox", "pod", 0600).ok());
+  };
+
+  Container& a = New("a", options);
+  ASSERT_NO_FATAL_FAILURE(join(a));
+  task::CreateTaskRequest request = a.CreateRequest();
+  request.mutable_rootfs(0)->set_source("/no/such/image");
+  EXPECT_FALSE(a.Create(request).ok());
+  EXPECT_NE(access(members.c_str(), F_OK), 0) << "one that was not created is none";
+  ASSERT_THAT(a.Run(), IsOk());
+  EXPECT_EQ(access((members + "/a").c_str(), F_OK), 0);
+  EXPECT_THAT(a.KillAndRemove(), IsOk());
+  EXPECT_NE(access(members.c_str(), F_OK), 0) << "nor is one that was deleted";
+
+  Container& b = New("b", options);
+  ASSERT_NO_FATAL_FAILURE(join(b));
+  Container& other = New("other", options);
+  std::vector<pid_t> inits;
+  for (Container* container : {&b, &other}) {
+    ASSERT_THAT(container->Run(), IsOk());
+    inits.push_back(static_cast<pid_t>(container->State()->pid()));
+  }
+  pod.KillShim();
+  EXPECT_EQ(pod.RunDelete().helper.err, "");
+  EXPECT_TRUE(RunUntil([&] {
+    ctrd().Reap();
+    return kill(inits[0], 0) < 0;
+  }));
+  EXPECT_EQ(kill(inits[1], 0), 0) << "for that one containerd runs the command too";
+  EXPECT_EQ(other.RunDelete().helper.err, "");
+  for (Container* container : {&pod, &b, &other}) EXPECT_THAT(container->RemoveBundle(), IsOk());
+}
+
 }  // namespace
 }  // namespace feather::test
