@@ -15,6 +15,15 @@
 #include "runtime/base/status.h"
 
 namespace feather {
+namespace {
+
+// While it lives what is allocated for a pipe, or for a FIFO by whoever opens it first, has the
+// default capacity also if the user has many (fs.pipe-user-pages-soft).
+class DefaultCapacity {
+  RaisedCapabilities raised_{CAP_SYS_RESOURCE, CAP_SYS_ADMIN};
+};
+
+}  // namespace
 
 absl::StatusOr<DescriptorPtr> MakeDescriptor(asio::io_context& io, UniqueFd fd) {
   auto descriptor = std::make_shared<Descriptor>(io);
@@ -24,8 +33,7 @@ absl::StatusOr<DescriptorPtr> MakeDescriptor(asio::io_context& io, UniqueFd fd) 
 
 absl::StatusOr<Pipe> MakePipe() {
   std::array<int, 2> ends;
-  // Or it is small when its user has many, fs.pipe-user-pages-soft.
-  RaisedCapabilities raised({CAP_SYS_RESOURCE, CAP_SYS_ADMIN});
+  DefaultCapacity default_capacity;
   if (pipe2(ends.data(), O_CLOEXEC) < 0) return ErrnoError(errno, "pipe");
   Pipe pipe;
   pipe.read.Reset(ends[0]);
@@ -55,6 +63,7 @@ absl::StatusOr<UniqueFd> OpenHandle(const std::string& path) {
 UniqueFd Reopen(int fd, int flags) {
   std::string path = absl::StrCat("/proc/self/fd/", fd);
   RaisedCapabilities raised({CAP_DAC_OVERRIDE});
+  DefaultCapacity default_capacity;
   return UniqueFd(open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
 }
 
