@@ -1,6 +1,7 @@
 // A container's beginning.
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
@@ -70,6 +71,11 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
   return task;
 }
 
+TaskService::Reservation TaskService::Reserve(const std::string& id) {
+  auto place = creating_.insert(id).first;
+  return Reservation(nullptr, [this, place](void*) { creating_.erase(place); });
+}
+
 TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContext context,
                                                                  api::CreateTaskRequest request) {
   // Over a connection that was there before; the container would lose its shim at once.
@@ -82,19 +88,17 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   std::shared_ptr<Container> container = task->container;
   std::shared_ptr<Process> init = container->init();
 
-  creating_.insert(id);
+  Reservation reservation = Reserve(id);
   ExitHold hold;
   hold.Take(container, init);
   auto created = std::make_shared<Event>();
+  absl::Cleanup over = [created] { created->Set(); };
   Spawn(io_, AbandonWithItsCaller(context, container, created));
   absl::Status status = co_await container->Create();
-  created->Set();
-  if (container->left_over()) {
-    Spawn(io_, DeleteLeftOver(container));
-  } else {
-    creating_.erase(id);
-    if (!status.ok()) ForgetMember(config_.bundle, id);
-  }
+  if (container->left_over())
+    Spawn(io_, DeleteLeftOver(container, std::move(reservation)));
+  else if (!status.ok())
+    ForgetMember(config_.bundle, id);
   TrimSoon(io_);
   if (!status.ok()) co_return status;
   tasks_[id] = task;

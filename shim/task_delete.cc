@@ -1,6 +1,7 @@
 // A container's end, and an exec's.
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +25,17 @@ constexpr Clock::duration kLastRetry = std::chrono::minutes(1);
 // For a Kill whose OCI runtime hangs.
 constexpr Clock::duration kKillLimit = std::chrono::seconds(5);
 
+// For what nobody else would do: tried until it is done.
+Async<> TryUntilDone(std::function<Async<bool>()> attempt) {
+  Clock::duration pause = kFirstRetry;
+  while (true) {
+    bool done = co_await attempt();
+    if (done) co_return;
+    co_await SleepFor(pause);
+    pause = std::min<Clock::duration>(pause * 2, kLastRetry);
+  }
+}
+
 }  // namespace
 
 TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext context,
@@ -43,11 +55,7 @@ TaskService::Answer<api::DeleteResponse> TaskService::Delete(rpc::CallContext co
 
 TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContext context,
                                                                  std::shared_ptr<Task> task) {
-  bool first = !task->deletion;
-  if (first) task->deletion = std::make_shared<Deletion>();
-  std::shared_ptr<Deletion> deletion = task->deletion;
-  // One that fails at once is over, and forgotten by the task, when Spawn returns.
-  if (first) Spawn(io_, RunDeletion(task));
+  std::shared_ptr<Deletion> deletion = BeginDeletion(task);
   std::vector<Event*> either = {&deletion->done, context.gone.get()};
   co_await WaitAny(std::move(either), context.deadline);
   // The deletion goes on; its answer is kept for the next Delete.
@@ -64,31 +72,31 @@ TaskService::Answer<api::DeleteResponse> TaskService::DeleteTask(rpc::CallContex
 }
 
 Async<> TaskService::DeleteAbandoned(std::shared_ptr<Task> task) {
-  Clock::duration pause = kFirstRetry;
-  while (!task->deleted) {
-    std::shared_ptr<Deletion> deletion = task->deletion;
-    if (!deletion) {
-      deletion = task->deletion = std::make_shared<Deletion>();
-      Spawn(io_, RunDeletion(task));
-    }
+  return TryUntilDone([this, task]() -> Async<bool> {
+    std::shared_ptr<Deletion> deletion = BeginDeletion(task);
     co_await deletion->done.Wait();
-    if (deletion->status.ok()) co_return;
-    LogWarning("cannot delete a container whose creator has gone",
-               {{"error", std::string(deletion->status.message())}, {"id", task->id()}});
-    co_await SleepFor(pause);
-    pause = std::min<Clock::duration>(pause * 2, kLastRetry);
-  }
+    if (!deletion->status.ok())
+      LogWarning("cannot delete a container whose creator has gone",
+                 {{"error", std::string(deletion->status.message())}, {"id", task->id()}});
+    co_return deletion->status.ok();
+  });
 }
 
-Async<> TaskService::DeleteLeftOver(std::shared_ptr<Container> container) {
-  Clock::duration pause = kFirstRetry;
-  while (container->left_over()) {
-    co_await SleepFor(pause);
-    pause = std::min<Clock::duration>(pause * 2, kLastRetry);
+Async<> TaskService::DeleteLeftOver(std::shared_ptr<Container> container, Reservation reservation) {
+  return TryUntilDone([this, container, reservation]() -> Async<bool> {
     co_await container->DeleteLeftOver();
-  }
-  creating_.erase(container->config().id);
-  ForgetMember(config_.bundle, container->config().id);
+    if (container->left_over()) co_return false;
+    ForgetMember(config_.bundle, container->config().id);
+    co_return true;
+  });
+}
+
+std::shared_ptr<TaskService::Deletion> TaskService::BeginDeletion(std::shared_ptr<Task> task) {
+  if (task->deletion) return task->deletion;
+  std::shared_ptr<Deletion> deletion = task->deletion = std::make_shared<Deletion>();
+  // One that fails at once is over, and forgotten by the task, when Spawn returns.
+  Spawn(io_, RunDeletion(task));
+  return deletion;
 }
 
 Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {

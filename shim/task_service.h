@@ -65,6 +65,9 @@ class TaskService {
  private:
   struct Deletion;
   struct Task;
+  // While it lives, an id is taken by a container that is being created, or of which a creation
+  // that failed has left something.
+  using Reservation = std::shared_ptr<void>;
   template <typename Response>
   using Answer = Async<absl::StatusOr<Response>>;
   using Empty = google::protobuf::Empty;
@@ -113,12 +116,15 @@ class TaskService {
                                                        const std::string& exec_id) const;
   absl::StatusOr<std::shared_ptr<Task>> NewTask(
       const containerd::task::v2::CreateTaskRequest& request);
+  Reservation Reserve(const std::string& id);
   Answer<containerd::task::v2::DeleteResponse> DeleteTask(rpc::CallContext context,
                                                           std::shared_ptr<Task> task);
+  // The one under way, or a new one.
+  std::shared_ptr<Deletion> BeginDeletion(std::shared_ptr<Task> task);
   Async<> RunDeletion(std::shared_ptr<Task> task);
   // Containers that containerd does not know of. Nobody else will: tried until it succeeds.
   Async<> DeleteAbandoned(std::shared_ptr<Task> task);
-  Async<> DeleteLeftOver(std::shared_ptr<Container> container);
+  Async<> DeleteLeftOver(std::shared_ptr<Container> container, Reservation reservation);
   void StartOomWatch(Task& task);
   void OomKilled(const Task& task);
   // The init of a container without a watch has ended, mostly with its cgroup.
@@ -134,7 +140,7 @@ class TaskService {
   Config config_;
   std::function<void()> on_shutdown_;
   std::map<std::string, std::shared_ptr<Task>> tasks_;
-  std::set<std::string> creating_;  // and those of which a creation has left something
+  std::set<std::string> creating_;  // by Reservation
   bool ending_ = false;             // on_shutdown has been called
 };
 
