@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <functional>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 #include "runtime/child.h"
 
@@ -72,8 +74,13 @@ Async<absl::Status> Container::Create() {
       co_return ErrnoError(errno, absl::StrCat("mkdir ", rootfs()));
   }
   // Its child may be killed half-way, and then has not undone anything.
-  absl::Status status = co_await MountAll(reaper_, config_.rootfs, rootfs());
-  if (status.ok()) status = co_await CreateInit();
+  absl::Status status;
+  try {
+    status = co_await MountAll(reaper_, config_.rootfs, rootfs());
+    if (status.ok()) status = co_await CreateInit();
+  } catch (const std::bad_alloc&) {
+    status = NoMemoryError();
+  }
   if (status.ok()) co_return status;
   if (init_->stdio) co_await init_->stdio->Close();
   co_await UnmountFailed();

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 #include "runtime/container.h"
 #include "runtime/process_tree.h"
@@ -51,7 +53,12 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold
 
   ++live_execs_;
   exec->starting = std::make_shared<Event>();
-  absl::Status status = co_await RunExec(exec);
+  absl::Status status;
+  try {
+    status = co_await RunExec(exec);
+  } catch (const std::bad_alloc&) {
+    status = NoMemoryError();
+  }
   exec->starting->Set();
   if (exec->pid == 0) {
     // Nothing runs: whoever waits for this exec is told at once.

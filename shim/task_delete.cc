@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "shim/members.h"
@@ -29,7 +31,12 @@ constexpr Clock::duration kKillLimit = std::chrono::seconds(5);
 Async<> TryUntilDone(std::function<Async<bool>()> attempt) {
   Clock::duration pause = kFirstRetry;
   while (true) {
-    bool done = co_await attempt();
+    bool done = false;
+    try {
+      done = co_await attempt();
+    } catch (const std::bad_alloc&) {
+      NoMemoryError().IgnoreError();
+    }
     if (done) co_return;
     co_await SleepFor(pause);
     pause = std::min<Clock::duration>(pause * 2, kLastRetry);
@@ -107,7 +114,11 @@ Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
     std::shared_ptr<Event> answered = task->kills_answered;
     co_await answered->WaitUntil(Clock::now() + kKillLimit);
   }
-  deletion->status = co_await task->container->Delete();
+  try {
+    deletion->status = co_await task->container->Delete();
+  } catch (const std::bad_alloc&) {
+    deletion->status = NoMemoryError();
+  }
   if (deletion->status.ok()) {
     task->deleted = true;
     ForgetMember(config_.bundle, task->id());

@@ -6,15 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 
 namespace feather::rpc {
 namespace {
-
-// A machine that does not overcommit refuses memory.
-absl::Status NoMemoryStatus() {
-  LogWarning("no memory for a request");
-  return absl::ResourceExhaustedError("cannot allocate memory");
-}
 
 absl::Status BugStatus(const std::exception& error) {
   LogError("exception out of a request handler", {{"error", error.what()}});
@@ -29,7 +24,7 @@ Async<absl::StatusOr<std::string>> RunUnary(std::shared_ptr<const Method> method
   try {
     result = co_await method->unary(std::move(context), std::move(request));
   } catch (const std::bad_alloc&) {
-    result = NoMemoryStatus();
+    result = NoMemoryError();
   } catch (const std::exception& error) {
     result = BugStatus(error);
   }
@@ -39,6 +34,8 @@ Async<absl::StatusOr<std::string>> RunUnary(std::shared_ptr<const Method> method
 absl::StatusOr<std::string> RunImmediate(const Method& method, std::string request) {
   try {
     return method.immediate(std::move(request));
+  } catch (const std::bad_alloc&) {
+    return NoMemoryError();
   } catch (const std::exception& error) {
     return BugStatus(error);
   }
@@ -51,7 +48,7 @@ Async<absl::StatusOr<std::string>> RunStream(std::shared_ptr<const Method> metho
   try {
     result = co_await method->stream(std::move(context), std::move(stream));
   } catch (const std::bad_alloc&) {
-    result = NoMemoryStatus();
+    result = NoMemoryError();
   } catch (const std::exception& error) {
     result = BugStatus(error);
   }
