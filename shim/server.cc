@@ -47,9 +47,9 @@ constexpr int kListener = 3;
 constexpr int kDebugListener = 4;
 constexpr size_t kMaxGivenPath = 106;
 
-constexpr auto kIdleLimit = std::chrono::seconds(60);
-// Once the pod that it was started for has been given up.
-constexpr auto kOverLimit = std::chrono::seconds(5);
+constexpr Clock::duration kIdleLimit = std::chrono::seconds(60);
+// Since the last connection was closed.
+constexpr Clock::duration kClosedLimit = std::chrono::seconds(5);
 // containerd gives Shutdown 3 s.
 constexpr auto kDrainLimit = std::chrono::seconds(2);
 constexpr auto kDisconnectLimit = std::chrono::milliseconds(500);
@@ -185,8 +185,10 @@ class Shim {
 
   int Run() {
     AwaitSignal();
-    server_->OnIdle([this] { EndWhenIdle(); });
-    EndWhenIdle();
+    // Of the end of a pod's last container containerd 2.0 to 2.3 tells nothing but by closing its
+    // connections.
+    server_->OnIdle([this] { EndWhenIdle(kClosedLimit); });
+    EndWhenIdle(kIdleLimit);
     server_->Serve(socket_.Release());
     if (UniqueFd debug = debug_socket_.Release()) debug_acceptor_.Serve(std::move(debug));
     LogInfo("shim started", {{"version", kVersion}, {"pid", absl::StrCat(getpid())}});
@@ -205,7 +207,6 @@ class Shim {
  private:
   // `delete` of a container waits for it, if the transport is such that there is one.
   void Released(const std::string& id) {
-    if (id == flags_.id) over_ = true;
     if (awaited_ && ValidateId(id).ok()) ReleaseBundle(absl::StrCat(DirectoryOf(bundle_), "/", id));
   }
 
@@ -222,13 +223,13 @@ class Shim {
     });
   }
 
-  void EndWhenIdle() {
+  void EndWhenIdle(Clock::duration limit) {
     if (ending_) return;
-    idle_timer_.expires_after(over_ ? kOverLimit : kIdleLimit);
+    idle_timer_.expires_after(limit);
     idle_timer_.async_wait([this](const asio::error_code& error) {
       // Who has no connection may have left something under way; nobody tells when that has failed.
       if (error || server_->connections() > 0) return;
-      if (!service_.idle() || sandbox_.exists()) return EndWhenIdle();
+      if (!service_.idle() || sandbox_.exists()) return EndWhenIdle(kIdleLimit);
       LogInfo("no container and no connection");
       BeginEnd(/*answer=*/false);
     });
@@ -272,9 +273,6 @@ class Shim {
   ListeningSocket debug_socket_;
   // There is nothing to debug over it: whoever connects is told so by its end, and does not wait.
   rpc::Acceptor debug_acceptor_{io_, [](UniqueFd /*socket*/) {}};
-  // The sandbox, or the first container (a pod's pause), was shut down. Others may be left, and of
-  // their end containerd 2.0 to 2.3 tells nothing but by closing its connections.
-  bool over_ = false;
   bool ending_ = false;
 };
 

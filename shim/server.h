@@ -11,10 +11,10 @@ namespace feather {
 // and containerd's environment, of which it reads TTRPC_ADDRESS.
 //
 // Serves until Shutdown came with no container left, until SIGTERM or SIGINT (containers go on
-// running; containerd then runs `delete` for them), or when for kIdleLimit it has had neither a
-// container nor a connection (for kOverLimit, if its sandbox or first container has been shut
-// down): a shim whose Create never came, or that containerd forgot to shut down. It removes its
-// socket before it stops to listen, so that no file is left behind that nobody serves.
+// running; containerd then runs `delete` for them), or when it has had neither a container nor a
+// connection for kIdleLimit (for kClosedLimit, if it had a connection until then): a shim whose
+// Create never came, or that containerd forgot to shut down. It removes its socket before it stops
+// to listen, so that no file is left behind that nobody serves.
 //
 // The exit code.
 int RunServer(const Flags& flags, const rpc::Transport& transport);

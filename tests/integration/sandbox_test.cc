@@ -197,17 +197,13 @@ TEST_F(SandboxTest, TasksThatShutDownDoNotEndIt) {
 }
 
 // containerd knows of it, and may be away for longer. A shim that was told nothing is given up.
-TEST_F(SandboxTest, OneThatWasCreatedOnlyOutlivesAMinuteWithoutAConnection) {
-  if (getenv("FEATHER_TEST_LONG") == nullptr) GTEST_SKIP() << "takes a minute: tests/run --long";
+TEST_F(SandboxTest, OneThatWasCreatedOnlyOutlivesTheConnection) {
   Container& other = ctrd().Prepare("other");
   ASSERT_THAT(other.StartShim(), IsOk());
   ASSERT_THAT(Create(Config(), Network().path()), IsOk());
   Shim().Disconnect();
   other.Disconnect();
-  EXPECT_TRUE(ctrd().loop().RunUntil([&] { return ctrd().ExitOf(other.shim_pid()).has_value(); },
-                                     std::chrono::seconds(120)));
-  EXPECT_FALSE(ctrd().ExitOf(Shim().shim_pid()).has_value());
-  ctrd().loop().RunFor(std::chrono::seconds(3));
+  EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(other.shim_pid()).has_value(); }));
   EXPECT_FALSE(ctrd().ExitOf(Shim().shim_pid()).has_value());
   ASSERT_THAT(Shim().Connect(), IsOk());
   EXPECT_THAT(Start(), IsOk());
@@ -234,12 +230,9 @@ TEST_F(SandboxTest, ContainersOutliveAShutdownAndTheShimWithThem) {
 
 // containerd 2.0 to 2.3 sends no Shutdown for a pod's container.
 TEST_F(SandboxTest, ItEndsSoonAfterItsLastContainerThoughNobodyTellsIt) {
-  Container& unused = ctrd().Prepare("unused");
   pid_t pid = RunPod(Config(), Network().path());
   Container& a = New("a", InPod(pid, "sleep 1000"));
   ASSERT_THAT(a.Run(), IsOk());
-  ASSERT_THAT(unused.StartShim(), IsOk());
-  unused.Disconnect();
   EXPECT_THAT(
       (Call<api::ShutdownSandboxResponse>("ShutdownSandbox", api::ShutdownSandboxRequest())),
       IsOk());
@@ -250,10 +243,6 @@ TEST_F(SandboxTest, ItEndsSoonAfterItsLastContainerThoughNobodyTellsIt) {
   a.Disconnect();
   Shim().Disconnect();
   EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(Shim().shim_pid()).has_value(); }));
-  EXPECT_FALSE(ctrd().ExitOf(unused.shim_pid()).has_value())
-      << "earlier than one that is given up after a minute without use";
-  ASSERT_THAT(unused.Connect(), IsOk());
-  EXPECT_THAT(unused.Shutdown(), IsOk());
 }
 
 }  // namespace

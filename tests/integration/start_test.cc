@@ -356,7 +356,7 @@ TEST_F(StartTest, AFailedStartLeavesNothing) {
 
 // containerd was killed before it could create the container.
 TEST_F(StartTest, AShimWhoseCreateNeverComesEndsByItselfUnlessSomebodyIsConnected) {
-  if (getenv("FEATHER_TEST_LONG") == nullptr) GTEST_SKIP() << "takes two minutes: tests/run --long";
+  if (getenv("FEATHER_TEST_LONG") == nullptr) GTEST_SKIP() << "takes a minute: tests/run --long";
   bench_.MakeBundle("a");
   bench_.MakeBundle("b");
   ExpectStarted(bench_.Start("a"), "a");
