@@ -41,6 +41,7 @@ constexpr Syscall kSyscalls[] = {{"pipe2", "EMFILE"},
                                  {"fcntl", "EMFILE"},
                                  {"statfs", "EIO"},
                                  {"capset", "EPERM"},
+                                 {"prctl", "EINVAL", true},
                                  {"newfstatat", "EIO"},
                                  {"unlink", "EIO"},
                                  {"lseek", "EIO"},
@@ -104,6 +105,60 @@ TEST_P(FailingSyscall, LeavesNothingInACreation) {
       });
   c.Disconnect();
   EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_P(FailingSyscall, LetsAStartBeRepeated) {
+  StartWitness();
+  Container& c = NewMember("a");
+  auto request = c.CreateRequest();
+  ASSERT_THAT(c.Create(request), IsOk());
+  Remember();
+  Each(
+      "Start", [&] { return c.Start().status(); },
+      [&](const absl::Status& status) {
+        auto state = c.State();
+        ASSERT_THAT(state, IsOk()) << status;
+        if (state->status() == containerd::v1::types::CREATED) {
+          EXPECT_FALSE(status.ok());
+          EXPECT_THAT(c.Start(), IsOk()) << "after " << status;
+        }
+        EXPECT_THAT(c.Kill(SIGKILL), IsOk());
+        EXPECT_THAT(c.Wait(), IsOk());
+        EXPECT_THAT(c.Delete(), IsOk());
+        ASSERT_THAT(c.Create(request), IsOk());
+      });
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_P(FailingSyscall, LetsRequestsToARunningContainerBeRepeated) {
+  StartWitness();
+  Container& c = NewMember("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  Remember();
+  task::UpdateTaskRequest update;
+  update.set_id("a");
+  update.mutable_resources()->set_value(R"({"pids": {"limit": 77}})");
+  task::StatsRequest stats;
+  stats.set_id("a");
+  auto all = [&] {
+    absl::Status first = c.Pause();
+    first.Update(c.Resume());
+    first.Update(c.Call<google::protobuf::Empty>("Update", update).status());
+    first.Update(c.Call<task::StatsResponse>("Stats", stats).status());
+    first.Update(c.Pids().status());
+    return first;
+  };
+  Each("Pause, Resume, Update, Stats and Pids", all, [&](const absl::Status& status) {
+    auto state = c.State();
+    ASSERT_THAT(state, IsOk()) << status;
+    if (state->status() == containerd::v1::types::PAUSED) {
+      EXPECT_THAT(c.Resume(), IsOk()) << "after " << status;
+    }
+    EXPECT_THAT(all(), IsOk()) << "after " << status;
+  });
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 

@@ -36,14 +36,23 @@ class SandboxFaults : public SandboxTest {
  protected:
   using Mode = cri::v1::NamespaceMode;
 
-  // Created only, in a shim of its own. POD: its containers share a pid namespace, so that it has a
-  // process 1.
-  void NewPod(Mode pids = cri::v1::CONTAINER) {
+  // A shim without a pod.
+  void NewShim() {
     shim_ = nullptr;
+    // What it has opened by its first answer stays.
+    EXPECT_THAT(Status(), IsError(kNotFound, ""));
+    descriptors_ = Descriptors();
+  }
+  // POD: its containers share a pid namespace, so that it has a process 1.
+  absl::Status CreatePod(Mode pids) {
     cri::v1::PodSandboxConfig config = Config();
     Options(config).set_pid(pids);
-    ASSERT_THAT(Create(config, Network().path()), IsOk());
-    descriptors_ = Descriptors();
+    return Create(config, Network().path());
+  }
+  // Created only, in a shim of its own.
+  void NewPod(Mode pids = cri::v1::CONTAINER) {
+    NewShim();
+    ASSERT_THAT(CreatePod(pids), IsOk());
   }
   pid_t pid() { return Shim().shim_pid(); }
   size_t Descriptors() {
@@ -97,6 +106,22 @@ class SandboxFaults : public SandboxTest {
     ExpectNothingLeft(what);
     EXPECT_THAT(Shutdown(), IsOk()) << what;
   }
+  // After a Create with that answer; what must be possible whatever has failed in it.
+  void ExpectItCanBeCreated(const absl::Status& created, Mode pids, const std::string& what) {
+    if (!created.ok()) {
+      EXPECT_THAT(Status(), IsError(kNotFound, "")) << what;
+      EXPECT_TRUE(RunUntil([&] { return Descriptors() <= descriptors_; })) << what;
+      ASSERT_THAT(CreatePod(pids), IsOk()) << what;
+    }
+    ExpectItStartsAndStops(what);
+  }
+  // What a start could not undo is undone by the next one, or by a stop.
+  void ExpectItIsUndone(bool by_the_next, const std::string& what) {
+    if (by_the_next) return ExpectItStartsAndStops(what);
+    EXPECT_THAT(Stop(), IsOk()) << what;
+    ExpectNothingLeft(what);
+    EXPECT_THAT(Shutdown(), IsOk()) << what;
+  }
   // The answer is on its way meanwhile.
   Pending<api::StartSandboxResponse> SendStart() {
     api::StartSandboxRequest request;
@@ -110,6 +135,19 @@ class SandboxFaults : public SandboxTest {
   size_t descriptors_ = 0;
   TestDirectory directory_;
 };
+
+TEST_F(SandboxFaults, WithoutDescriptorsACreationIsRefusedOrWhole) {
+  struct rlimit before;
+  for (size_t spare = 0; spare < 3; ++spare) {
+    NewShim();
+    ASSERT_EQ(prlimit(pid(), RLIMIT_NOFILE, nullptr, &before), 0);
+    struct rlimit few = {descriptors_ + spare, before.rlim_max};
+    ASSERT_EQ(prlimit(pid(), RLIMIT_NOFILE, &few, nullptr), 0);
+    absl::Status created = CreatePod(cri::v1::CONTAINER);
+    ASSERT_EQ(prlimit(pid(), RLIMIT_NOFILE, &before, nullptr), 0);
+    ExpectItCanBeCreated(created, cri::v1::CONTAINER, absl::StrCat(spare, " descriptors"));
+  }
+}
 
 TEST_F(SandboxFaults, AStartWithWhatIsNoNetworkNamespaceIsAnErrorAndCanBeRepeated) {
   NewPod();
@@ -210,7 +248,7 @@ TEST_F(SandboxFaults, AStartThatHangsHoldsNothingUpAndOneWhoseChildIsKilledCanBe
 }
 
 TEST_F(SandboxFaults, WhatAFailedStartCouldNotUndoIsUndoneByTheNextOrByAStop) {
-  for (bool again : {true, false}) {
+  for (bool by_the_next : {true, false}) {
     NewPod();
     {
       // Neither the namespaces nor the end of its files: for as long as it lasts.
@@ -223,18 +261,12 @@ TEST_F(SandboxFaults, WhatAFailedStartCouldNotUndoIsUndoneByTheNextOrByAStop) {
       EXPECT_FALSE(Stop().ok());
       EXPECT_EQ(Status()->state(), "SANDBOX_NOTREADY");
     }
-    if (again) {
-      ExpectItStartsAndStops("after a start that could not be undone");
-    } else {
-      EXPECT_THAT(Stop(), IsOk());
-      ExpectNothingLeft("a stop after a start that could not be undone");
-      EXPECT_THAT(Shutdown(), IsOk());
-    }
+    ExpectItIsUndone(by_the_next, "after a start that could not be undone");
   }
 }
 
 TEST_F(SandboxFaults, AShimThatCannotGoHomeDoesSoLater) {
-  for (bool again : {true, false}) {
+  for (bool by_the_next : {true, false}) {
     NewPod();
     {
       // The first three of a start are the try whether there is a way back.
@@ -244,13 +276,7 @@ TEST_F(SandboxFaults, AShimThatCannotGoHomeDoesSoLater) {
       EXPECT_FALSE(IsHome());
       EXPECT_EQ(Status()->state(), "SANDBOX_NOTREADY");
     }
-    if (again) {
-      ExpectItStartsAndStops("after a start from which there was no way home");
-    } else {
-      EXPECT_THAT(Stop(), IsOk());
-      ExpectNothingLeft("a stop after a start from which there was no way home");
-      EXPECT_THAT(Shutdown(), IsOk());
-    }
+    ExpectItIsUndone(by_the_next, "after a start from which there was no way home");
   }
 }
 
@@ -331,6 +357,7 @@ constexpr Syscall kSyscalls[] = {{"pipe2", "EMFILE"},
                                  {"signalfd4", "EMFILE", true},
                                  {"prctl", "EINVAL", true},
                                  {"fcntl", "EMFILE"},
+                                 {"newfstatat", "EIO"},
                                  {"unlinkat,rmdir,unlink", "EIO"}};
 
 // The first of them by default.
@@ -346,25 +373,29 @@ class FailingSandboxSyscall : public SandboxFaults, public ::testing::WithParamI
   std::string Injection(int nth) const {
     return absl::StrCat("error=", GetParam().error, ":when=", nth);
   }
+  void NewRunningPod(Mode pids) {
+    NewPod(pids);
+    ASSERT_THAT(Start(), IsOk());
+  }
   InjectedFailure::Children children() const {
     return GetParam().childs ? InjectedFailure::Children::kToo
                              : InjectedFailure::Children::kLeftAlone;
   }
-  // Does `request` to a new pod with the 1st, 2nd, … call failing, until there are no more of them.
-  void Each(const char* what, const std::function<void()>& prepare,
-            const std::function<absl::Status()>& request,
-            const std::function<void(const absl::Status&, const std::string&)>& after) {
+  // Does `request` with the 1st, 2nd, … call failing, until there are no more of them.
+  void Each(const char* what, const std::function<void(Mode)>& prepare,
+            const std::function<absl::Status(Mode)>& request,
+            const std::function<void(const absl::Status&, Mode, const std::string&)>& after) {
     for (Mode pids : {cri::v1::CONTAINER, cri::v1::POD}) {
       for (int nth = 1; nth <= Last(); ++nth) {
-        NewPod(pids);
-        prepare();
+        prepare(pids);
         InjectedFailure failure(pid(), GetParam().name, Injection(nth), strace_output(),
                                 children());
         if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
-        absl::Status status = request();
+        absl::Status status = request(pids);
         bool happened = failure.End();
-        after(status, absl::StrCat(what, " with failing ", GetParam().name, " number ", nth, ": ",
-                                   status.ToString()));
+        after(status, pids,
+              absl::StrCat(what, " with failing ", GetParam().name, " number ", nth, ": ",
+                           status.ToString()));
         if (HasFailure()) return;
         if (!happened) break;
       }
@@ -378,10 +409,18 @@ INSTANTIATE_TEST_SUITE_P(Of, FailingSandboxSyscall, ::testing::ValuesIn(Syscalls
                                                param.param.childs ? "OfChildrenToo" : "");
                          });
 
+TEST_P(FailingSandboxSyscall, LetsACreationBeRepeated) {
+  Each(
+      "Create", [&](Mode) { NewShim(); }, [&](Mode pids) { return CreatePod(pids); },
+      [&](const absl::Status& status, Mode pids, const std::string& what) {
+        ExpectItCanBeCreated(status, pids, what);
+      });
+}
+
 TEST_P(FailingSandboxSyscall, LeavesNothingOfAStart) {
   Each(
-      "Start", [] {}, [&] { return Start().status(); },
-      [&](const absl::Status& status, const std::string& what) {
+      "Start", [&](Mode pids) { NewPod(pids); }, [&](Mode) { return Start().status(); },
+      [&](const absl::Status& status, Mode, const std::string& what) {
         if (!status.ok() && std::string(GetParam().name) != "umount2") ExpectNothingLeft(what);
         ExpectItStartsAndStops(what);
       });
@@ -389,8 +428,8 @@ TEST_P(FailingSandboxSyscall, LeavesNothingOfAStart) {
 
 TEST_P(FailingSandboxSyscall, LetsAStopBeRepeated) {
   Each(
-      "Stop", [&] { ASSERT_THAT(Start(), IsOk()); }, [&] { return Stop(); },
-      [&](const absl::Status& status, const std::string& what) {
+      "Stop", [&](Mode pids) { NewRunningPod(pids); }, [&](Mode) { return Stop(); },
+      [&](const absl::Status& status, Mode, const std::string& what) {
         EXPECT_EQ(Status()->state(), "SANDBOX_NOTREADY") << what;
         if (!status.ok()) {
           EXPECT_THAT(Stop(), IsOk()) << what;
@@ -403,8 +442,8 @@ TEST_P(FailingSandboxSyscall, LetsAStopBeRepeated) {
 TEST_P(FailingSandboxSyscall, LetsTheShimEnd) {
   if (std::string(GetParam().name) == "umount2") GTEST_SKIP() << "what cannot be unmounted stays";
   Each(
-      "Shutdown", [&] { ASSERT_THAT(Start(), IsOk()); }, [&] { return Shutdown(); },
-      [&](const absl::Status& status, const std::string& what) {
+      "Shutdown", [&](Mode pids) { NewRunningPod(pids); }, [&](Mode) { return Shutdown(); },
+      [&](const absl::Status& status, Mode, const std::string& what) {
         EXPECT_THAT(status, IsOk()) << what;
       });
 }
