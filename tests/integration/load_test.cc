@@ -8,11 +8,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <filesystem>
 #include <optional>
 #include <random>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "tests/support/build.h"
 #include "tests/support/witness_test.h"
 
@@ -24,8 +27,50 @@ using ::testing::Contains;
 bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr; }
 int Count(int by_default, int in_the_long_run) { return Long() ? in_the_long_run : by_default; }
 
+// What of a shim must not grow, once it has come to rest.
+struct Figures {
+  int private_kib = 1 << 30;  // dirty memory
+  size_t descriptors = 0;
+  size_t sockets = 0;  // of the descriptors
+  size_t mounts = 0;   // of its mount namespace, in the directory of the test
+};
+
 class Load : public WitnessTest {
  protected:
+  // Of some looks the one with the least memory.
+  Figures Look() {
+    Figures figures;
+    for (int look = 0; look < 20; ++look) {
+      ctrd().loop().RunFor(std::chrono::milliseconds(100));
+      figures.private_kib =
+          std::min(figures.private_kib, feather::testing::FootprintOf(shim_).private_dirty_kib);
+    }
+    std::string proc = absl::StrCat("/proc/", shim_);
+    for (const std::string& fd : feather::testing::ListDirectory(proc + "/fd")) {
+      ++figures.descriptors;
+      std::error_code gone;
+      std::string target = std::filesystem::read_symlink(proc + "/fd/" + fd, gone);
+      if (absl::StartsWith(target, "socket:")) ++figures.sockets;
+    }
+    for (absl::string_view line : absl::StrSplit(*ReadFile(proc + "/mountinfo"), '\n'))
+      if (absl::StrContains(line, ctrd().directory())) ++figures.mounts;
+    return figures;
+  }
+  void Print(const std::string& when, const Figures& figures) {
+    printf("after %s: %d KiB private dirty, %zu descriptors, %zu of them sockets, %zu mounts\n",
+           when.c_str(), figures.private_kib, figures.descriptors, figures.sockets, figures.mounts);
+    fflush(stdout);
+  }
+  void ExpectNoMore(const Figures& after, const Figures& before) {
+    EXPECT_LE(after.descriptors, before.descriptors);
+    EXPECT_LE(after.sockets, before.sockets);
+    EXPECT_EQ(after.mounts, before.mounts);
+    constexpr int kSlack = 16;
+    if (kReleaseBuild) {
+      EXPECT_LE(after.private_kib, before.private_kib + kSlack);
+    }
+  }
+
   // The whole life of a container of the witness' shim, step by step, so that several overlap.
   class Life {
    public:
@@ -105,27 +150,26 @@ TEST_F(Load, ManyContainersInOneShimLeaveItAsItWas) {
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
-TEST_F(Load, LifetimesSideBySideLeaveTheShimAsItWas) {
-  StartWitness();
-  Remember();
-  constexpr size_t kAtOnce = 8;
-  std::deque<Life> lives;
-  for (int i = 0; i < Count(16, 10'000); ++i) {
-    // Ids are used again.
-    lives.emplace_back(NewMember(absl::StrCat("c", i % 16), Shell("exit 0")));
-    if (lives.size() < kAtOnce) continue;
-    lives.front().Finish();
-    lives.pop_front();
-    if (HasFailure()) break;
-  }
-  for (Life& life : lives) life.Finish();
-  ExpectUnharmed("lifetimes side by side");
-  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
-}
-
-// Takes no time of its own: the exec is a child that ends when it is the shim's.
-constexpr char kQuickExec[] = R"(
+// Takes no time of its own. An exec is a child that ends when it is the shim's; the container "c…"
+// one that waits for its start.
+constexpr char kQuick[] = R"(
+for id; do :; done
 case " $* " in
+*" create "*" c"[0-9]*)
+  while [ $# -gt 1 ]; do
+    case $1 in
+    --root) root=$2 ;;
+    --pid-file) pid_file=$2 ;;
+    esac
+    shift
+  done
+  mkdir -p "$root/$id"
+  mkfifo "$root/$id/go"
+  { read go < "$root/$id/go"; } &
+  echo -n $! > "$pid_file"
+  ;;
+*" start c"[0-9]*) echo > "$2/$id/go" ;;
+*" delete "*" c"[0-9]* | *" delete c"[0-9]*) rm -r "$2/$id" ;;
 *" exec "*)
   while [ $# -gt 0 ]; do
     [ "$1" = --pid-file ] && pid_file=$2
@@ -140,28 +184,65 @@ esac
 )";
 
 // With each OCI runtime (crun is quicker), and with a stand-in for one, since it is the shim that
-// is looked at. $FEATHER_TEST_EXECS sets their number.
-class LoadOfExecs : public Load, public ::testing::WithParamInterface<const char*> {
+// is looked at.
+class LoadWith : public Load, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override {
     settings_.runtime = GetParam();
     if (settings_.runtime == "crun" && !HideUnifiedCgroup())
       GTEST_SKIP() << "crun needs a private mount namespace: " << strerror(errno);
-    if (settings_.runtime == "quick") settings_.runtime = WriteRuntime("quick", kQuickExec);
+    if (settings_.runtime == "quick") settings_.runtime = WriteRuntime("quick", kQuick);
   }
-  static int Execs() {
-    const char* execs = getenv("FEATHER_TEST_EXECS");
-    if (execs != nullptr) return atoi(execs);
-    return Count(20, std::string(GetParam()) == "runc" ? 10'000 : 100'000);
+  // From the environment, if it has that.
+  static int Wanted(const char* name, int otherwise) {
+    const char* wanted = getenv(name);
+    return wanted == nullptr ? otherwise : atoi(wanted);
   }
-  // In KiB, once the shim has come to rest: the least of some looks.
-  int PrivateMemory() {
-    int least = 1 << 30;
-    for (int look = 0; look < 20; ++look) {
-      ctrd().loop().RunFor(std::chrono::milliseconds(100));
-      least = std::min(least, feather::testing::FootprintOf(shim_).private_dirty_kib);
+};
+
+// $FEATHER_TEST_LIFETIMES sets their number.
+class LoadOfLifetimes : public LoadWith {
+ protected:
+  // Of the containers number `begin` to `end`.
+  void Live(int begin, int end) {
+    constexpr size_t kAtOnce = 8;
+    std::deque<Life> lives;
+    for (int i = begin; i < end && !HasFailure(); ++i) {
+      // Ids are used again.
+      lives.emplace_back(NewMember(absl::StrCat("c", i % 16), Shell("exit 0")));
+      if (lives.size() < kAtOnce) continue;
+      lives.front().Finish();
+      lives.pop_front();
     }
-    return least;
+    for (Life& life : lives) life.Finish();
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Runtimes, LoadOfLifetimes, ::testing::Values("runc", "crun", "quick"),
+                         RuntimeName);
+
+TEST_P(LoadOfLifetimes, SideBySideLeaveTheShimAsItWas) {
+  StartWitness();
+  Remember();
+  const int count = Wanted("FEATHER_TEST_LIFETIMES", Count(16, 10'000));
+  // What the first ones need, the later ones need no more of.
+  const int first = std::min(1000, count / 2);
+  Live(0, first);
+  Figures before = Look();
+  Print(absl::StrCat(first, " lifetimes"), before);
+  Live(first, count);
+  ExpectUnharmed("lifetimes side by side");
+  Figures after = Look();
+  Print(absl::StrCat(count, " lifetimes"), after);
+  ExpectNoMore(after, before);
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+// $FEATHER_TEST_EXECS sets their number.
+class LoadOfExecs : public LoadWith {
+ protected:
+  static int Execs() {
+    return Wanted("FEATHER_TEST_EXECS",
+                  Count(20, std::string(GetParam()) == "runc" ? 10'000 : 100'000));
   }
 };
 INSTANTIATE_TEST_SUITE_P(Runtimes, LoadOfExecs, ::testing::Values("runc", "crun", "quick"),
@@ -175,27 +256,24 @@ TEST_P(LoadOfExecs, LeavesTheShimAsItWasAndItsMemoryFlat) {
   const int execs = Execs();
   // What the first ones need, the later ones need no more of.
   const int first = std::min(1000, execs / 2);
-  int before = 0;
+  Figures before;
   ContainerOptions streams;
   streams.err = false;
   for (int i = 0; i < execs && !HasFailure(); ++i) {
-    if (i == first) before = PrivateMemory();
+    if (i == first) {
+      before = Look();
+      Print(absl::StrCat(first, " execs"), before);
+    }
     ASSERT_THAT(witness_->Exec("x", {"true"}, streams), IsOk()) << i;
     ASSERT_THAT(witness_->Start("x"), IsOk()) << i;
     EXPECT_EQ(witness_->Wait("x")->exit_status(), 0u) << i;
     ASSERT_THAT(witness_->Delete("x"), IsOk()) << i;
-    if (i % 10'000 == 9'999) {
-      printf("private dirty after %d execs: %d KiB\n", i + 1, PrivateMemory());
-      fflush(stdout);
-    }
+    if (i % 10'000 == 9'999) Print(absl::StrCat(i + 1, " execs"), Look());
   }
   ExpectUnharmed("execs in a row");
-  int after = PrivateMemory();
-  printf("private dirty after %d execs: %d KiB, after %d: %d KiB\n", first, before, execs, after);
-  constexpr int kSlack = 16;
-  if (kReleaseBuild) {
-    EXPECT_LE(after, before + kSlack);
-  }
+  Figures after = Look();
+  Print(absl::StrCat(execs, " execs"), after);
+  ExpectNoMore(after, before);
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
