@@ -37,6 +37,12 @@ struct Figures {
 
 class Load : public WitnessTest {
  protected:
+  // It outlives the long versions.
+  void StartWitness() {
+    ContainerOptions lasting;
+    lasting.spec.args = {"sleep", "1000000"};
+    WitnessTest::StartWitness(lasting);
+  }
   // Of some looks the one with the least memory.
   Figures Look() {
     Figures figures;
@@ -249,9 +255,7 @@ INSTANTIATE_TEST_SUITE_P(Runtimes, LoadOfExecs, ::testing::Values("runc", "crun"
                          RuntimeName);
 
 TEST_P(LoadOfExecs, LeavesTheShimAsItWasAndItsMemoryFlat) {
-  ContainerOptions lasting;
-  lasting.spec.args = {"sleep", "1000000"};
-  StartWitness(lasting);
+  StartWitness();
   Remember();
   const int execs = Execs();
   // What the first ones need, the later ones need no more of.
