@@ -52,7 +52,7 @@ class DeleteTest : public testing::TestWithParam<const char*> {
 
   // A container with its root file system mounted, made by the runtime itself.
   void CreateContainer(const std::string& id) {
-    test::MakeRootfs(bench_.directory() + "/image");
+    if (!fs::exists(bench_.directory() + "/image")) test::MakeRootfs(bench_.directory() + "/image");
     test::SpecOptions spec;
     spec.cgroups_path = absl::StrCat("/", bench_.name(), "-", id);
     bench_.MakeBundle(id, test::MakeSpec(spec));
@@ -271,7 +271,7 @@ TEST_F(CommandTest, DeleteOfAPodGetsToEveryContainerAlthoughSomeHang) {
   options.binary_name = script();
   ASSERT_TRUE(WriteOptions(bench_.bundle("pod"), options).ok());
   std::vector<std::string> ids;
-  for (int i = 0; i < 40; ++i) ids.push_back(absl::StrCat(i % 10 == 0 ? "stuck" : "m", i));
+  for (int i = 0; i < 20; ++i) ids.push_back(absl::StrCat(i % 10 == 0 ? "stuck" : "m", i));
   for (const std::string& id : ids) {
     bench_.MakeBundle(id);
     ASSERT_TRUE(WriteFile(bench_.bundle(id) + "/sandbox", "pod", 0600).ok());
@@ -279,7 +279,7 @@ TEST_F(CommandTest, DeleteOfAPodGetsToEveryContainerAlthoughSomeHang) {
   }
   HelperResult result = bench_.Delete("pod");
   EXPECT_EQ(result.exit_code, 0);
-  EXPECT_THAT(result.err, HasSubstr("not finished in time: stuck0, stuck10, stuck20, stuck30\n"));
+  EXPECT_THAT(result.err, HasSubstr("not finished in time: stuck0, stuck10\n"));
   ids.push_back("pod");
   for (const std::string& id : ids)
     EXPECT_EQ(fs::exists(bench_.directory() + "/ended-" + id), id[0] != 's') << id;
