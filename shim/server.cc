@@ -229,7 +229,9 @@ class Shim {
     idle_timer_.async_wait([this](const asio::error_code& error) {
       // Who has no connection may have left something under way; nobody tells when that has failed.
       if (error || server_->connections() > 0) return;
-      if (!service_.idle() || sandbox_.exists()) return EndWhenIdle(kIdleLimit);
+      // containerd that finds no answer for a while, after a restart, takes a shim for dead.
+      bool given_up = access(bundle_.c_str(), F_OK) < 0 && errno == ENOENT;
+      if (!service_.idle() || (sandbox_.exists() && !given_up)) return EndWhenIdle(kIdleLimit);
       LogInfo("no container and no connection");
       BeginEnd(/*answer=*/false);
     });

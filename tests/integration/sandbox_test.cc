@@ -210,6 +210,16 @@ TEST_F(SandboxTest, OneThatWasCreatedOnlyOutlivesTheConnection) {
   EXPECT_THAT(Shutdown(), IsOk());
 }
 
+// After a restart containerd takes a shim for dead that does not answer in time; CRI has no way to
+// it then.
+TEST_F(SandboxTest, OneWhoseBundleWasRemovedEndsWithoutAConnection) {
+  ASSERT_THAT(Create(Config(), Network().path()), IsOk());
+  EXPECT_THAT(Shim().RemoveBundle(), IsOk());
+  Shim().Disconnect();
+  EXPECT_TRUE(ctrd().loop().RunUntil([&] { return ctrd().ExitOf(Shim().shim_pid()).has_value(); },
+                                     std::chrono::seconds(120)));
+}
+
 TEST_F(SandboxTest, AShutdownWithoutAStopGivesEverythingBack) {
   RunPod(Config(), Network().path());
   EXPECT_THAT(Shutdown(), IsOk());
