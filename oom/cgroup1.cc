@@ -10,7 +10,6 @@
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <cerrno>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -18,11 +17,12 @@
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
 #include "oom/explainer.h"
-#include "oom/kernel_log.h"
+#include "oom/kernel_record.h"
+#include "oom/logged_kills.h"
 #include "oom/state_watch.h"
+#include "oom/subtree_kills.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
-#include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
@@ -35,51 +35,6 @@ namespace {
 // before the one that was signalled.
 constexpr Clock::duration kFirstReread = std::chrono::milliseconds(1);
 constexpr Clock::duration kLongestReread = std::chrono::seconds(1);
-
-// The kills in a cgroup and those below it, kept when one of these is removed. Of more than
-// kMostCgroups the farthest are left out, and what is new to the reading after that may have been
-// counted before: a container that makes so many hides its own kills only.
-class SubtreeKills {
- public:
-  explicit SubtreeKills(std::string directory) : directory_(std::move(directory)) {}
-  const std::string& directory() const { return directory_; }
-
-  // Takes a reading of all; `own`: oom_kill of the cgroup itself. Returns the kills so far.
-  uint64_t Add(uint64_t own) {
-    std::map<std::string, uint64_t> now;
-    const std::vector<std::string> tree = DirectoryTree(directory_, kMostCgroups);
-    for (const std::string& path : tree) {
-      if (path == directory_) continue;
-      Content control = ReadPath(absl::StrCat(path, "/memory.oom_control"));
-      if (control.error == 0) now.emplace(path, ParseCounters(control.text).oom_kill);
-    }
-    now.emplace(directory_, own);
-    // One that is there, but cannot be read just now (for want of descriptors), keeps its count: it
-    // would be told once more with the next reading.
-    for (const auto& [path, count] : seen_)
-      if (tree.size() < kMostCgroups && now.size() < kMostCgroups && !now.contains(path) &&
-          (access(path.c_str(), F_OK) == 0 || errno != ENOENT))
-        now.emplace(path, count);
-    for (const auto& [path, count] : now) {
-      auto before = seen_.find(path);
-      if (before == seen_.end()) {
-        if (seen_all_) total_ += count;
-      } else {
-        // A smaller count is that of a cgroup made anew under the old name.
-        total_ += before->second <= count ? count - before->second : count;
-      }
-    }
-    seen_ = std::move(now);
-    seen_all_ = tree.size() < kMostCgroups;
-    return total_;
-  }
-
- private:
-  std::string directory_;
-  std::map<std::string, uint64_t> seen_;
-  bool seen_all_ = true;
-  uint64_t total_ = 0;
-};
 
 // Reads all that there is, of an eventfd or of the kernel's log.
 void Drain(int fd) {
@@ -138,11 +93,13 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
 
   void Read() {
     if (!control_) return;
+    kills_.ReadLog();
     Content control = ReadAgain(control_.get());
     if (control.error != 0) return Gone();
-    explainer_->SawProcesses(Processes(kills_.directory()));
+    std::vector<pid_t> processes = Processes(kills_.directory());
+    explainer_->SawProcesses(processes);
     Counters now = ParseCounters(control.text);
-    now.oom_kill = kills_.Add(now.oom_kill);
+    now.oom_kill = kills_.Add(now.oom_kill, std::move(processes));
     Observe(now);
     under_oom_ = false;
     ForEachKey(control.text, [this](absl::string_view key, uint64_t value) {
@@ -160,6 +117,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
     control_.Reset();
     signal_.close(ignored);
     timer_.cancel();
+    kills_.Close();
     explainer_->Drop();
   }
 
@@ -175,7 +133,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
   // The cgroup was removed before this reading, and its counter with it.
   void Gone() {
     Counters now = account_.last();
-    now.oom_kill += explainer_->CountUncounted(/*by_name=*/false);
+    now.oom_kill = kills_.AddRemoved();
     Observe(now);
     End();
   }
@@ -247,13 +205,14 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   // The cgroup is not the container's own then, but that of whoever runs containers without root.
   if (absl::IsPermissionDenied(registered)) return registered;
   if (!registered.ok()) signal = FollowKernelLog(registered);
+  // Before the counters, so that a kill is in either.
+  SubtreeKills kills(directory, std::make_unique<LoggedKills>(directory));
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(content.text);
   auto explainer = std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes", beginning,
                                                std::move(on_explained));
-  SubtreeKills kills(std::move(directory));
-  now.oom_kill = kills.Add(now.oom_kill);
+  now.oom_kill = kills.Add(now.oom_kill, Processes(directory));
   Account account(std::move(on_kill), now, beginning.kills);
   auto state = std::make_shared<Cgroup1State>(io, std::move(kills), std::move(account),
                                               std::move(explainer));
@@ -261,10 +220,15 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   return std::make_unique<StateWatch<Cgroup1State>>(std::move(state));
 }
 
-uint64_t CountKillsCgroup1(const std::string& directory) {
-  const Content control = ReadPath(absl::StrCat(directory, "/memory.oom_control"));
+absl::StatusOr<uint64_t> CountKillsCgroup1(const std::string& directory) {
+  const std::string path = absl::StrCat(directory, "/memory.oom_control");
+  const Content control = ReadPath(path);
+  if (IsShortage(control.error)) return ErrnoError(control.error, path);
   if (control.error != 0) return 0;
-  return SubtreeKills(directory).Add(ParseCounters(control.text).oom_kill);
+  SubtreeKills kills(directory);
+  const uint64_t count = kills.Add(ParseCounters(control.text).oom_kill, {});
+  if (IsShortage(kills.error())) return ErrnoError(kills.error(), absl::StrCat("read ", directory));
+  return count;
 }
 
 }  // namespace feather::oom

@@ -29,6 +29,6 @@ namespace feather::oom {
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained);
-uint64_t CountKillsCgroup1(const std::string& directory);
+absl::StatusOr<uint64_t> CountKillsCgroup1(const std::string& directory);
 
 }  // namespace feather::oom

@@ -204,8 +204,11 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   return std::make_unique<StateWatch<Cgroup2State>>(std::move(state));
 }
 
-uint64_t CountKillsCgroup2(const std::string& directory) {
-  return ParseCounters(ReadPath(absl::StrCat(directory, "/memory.events")).text).oom_kill;
+absl::StatusOr<uint64_t> CountKillsCgroup2(const std::string& directory) {
+  const std::string path = absl::StrCat(directory, "/memory.events");
+  const Content events = ReadPath(path);
+  if (IsShortage(events.error)) return ErrnoError(events.error, path);
+  return ParseCounters(events.text).oom_kill;
 }
 
 }  // namespace feather::oom

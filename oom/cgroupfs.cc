@@ -41,6 +41,8 @@ Counters ParseCounters(absl::string_view text) {
   return counters;
 }
 
+bool IsShortage(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM; }
+
 Content ReadAgain(int fd) {
   // One read: the kernel renders the file under one call, and it is never near this size.
   std::array<char, 1024> buffer;

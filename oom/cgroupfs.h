@@ -24,6 +24,8 @@ struct Content {
   int error = 0;
   std::string text;
 };
+// One that says nothing of the file: this process has no descriptor or no memory left.
+bool IsShortage(int error);
 Content ReadAgain(int fd);
 Content ReadPath(const std::string& path);
 

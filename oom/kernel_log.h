@@ -14,24 +14,10 @@
 
 namespace feather::oom {
 
-// /dev/kmsg, or what a test has for it, at the first record; invalid where that is no kernel's log,
-// or may not be read.
-UniqueFd OpenKernelLog(const std::string& path = "/dev/kmsg");
-// The longest record (CONSOLE_EXT_LOG_MAX).
-inline constexpr size_t kLongestRecord = 8192;
-
-// Which processes of a container the kernel's log (/dev/kmsg, Documentation/ABI/testing/dev-kmsg)
-// says were OOM-killed. The kernel writes of each kill (mm/oom_kill.c, oom_kill_process)
-//   oom-kill:constraint=…,oom_memcg=CGROUP,task_memcg=CGROUP,task=NAME,pid=PID,uid=UID
-// before it raises the counter, of ten kills in five seconds at most and of a group's first victim
-// only, and right after it (__oom_kill_process), of every victim,
-//   Memory cgroup out of memory: Killed process PID (NAME) total-vm:…
-// A victim is the container's if the first line names its cgroup or one below, or if its pid was
-// among those that SawProcesses was told. Pids mean what they mean here only in the first pid
-// namespace, cgroups' names only in the first cgroup namespace: elsewhere they are not used.
-//
-// What a container may choose itself, names of processes and of cgroups, cannot make a line
-// anybody else's.
+// Which processes of a container the kernel's log says were OOM-killed. A victim is the container's
+// if the line of its choice (kernel_record.h) names its cgroup or one below, or if its pid was among
+// those that SawProcesses was told. Pids mean what they mean here only in the first pid namespace,
+// cgroups' names only in the first cgroup namespace: elsewhere they are not used.
 //
 // A cgroup may have had an earlier life under the same name. The log's clock is none that can be
 // read; but it runs as ours does, and whoever reads the log after a kill finds a line that has just
@@ -59,8 +45,7 @@ class KernelLog {
   std::vector<Victim> Take(Clock::time_point since = {});
 
  private:
-  void AddChoice(absl::string_view text);
-  void AddKill(absl::string_view text, uint64_t at);
+  void AddKill(pid_t pid, absl::string_view name, uint64_t at);
 
   UniqueFd log_;
   // As the kernel's log names it; empty: not known.
@@ -68,7 +53,7 @@ class KernelLog {
   bool knows_pids_;
   std::vector<pid_t> processes_;
   std::vector<pid_t> before_;
-  // Whom the last line of the first kind chose. The kernel kills one after another.
+  // Whom the last choice was.
   std::optional<Victim> chosen_;
   struct Found {
     uint64_t at;

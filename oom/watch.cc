@@ -17,7 +17,7 @@ absl::StatusOr<std::unique_ptr<Watch>> Watch::Start(asio::io_context& io, bool u
                std::move(on_explained));
 }
 
-uint64_t CountKills(bool unified, const std::string& directory) {
+absl::StatusOr<uint64_t> CountKills(bool unified, const std::string& directory) {
   return unified ? CountKillsCgroup2(directory) : CountKillsCgroup1(directory);
 }
 

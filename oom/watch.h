@@ -103,8 +103,8 @@ class Watch {
 };
 
 // Kills that a cgroup has counted so far, 0 if there is none (yet). A cgroup can be older than its
-// container.
-uint64_t CountKills(bool unified, const std::string& directory);
+// container. Fails where that cannot be known just now, for want of descriptors or memory.
+absl::StatusOr<uint64_t> CountKills(bool unified, const std::string& directory);
 
 // For a container whose cgroup was gone before it could be watched: what the kernel's log says of
 // its init, which has ended. nullopt if the OOM killer did not take it, or the log does not tell.

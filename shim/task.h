@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -29,13 +31,13 @@ struct TaskService::Deletion {
 struct TaskService::Task {
   std::shared_ptr<Container> container;
   std::unique_ptr<oom::Watch> oom_watch;
-  // Where its memory cgroup was expected before its creation, and from where on kills there are its
-  // own.
+  // Where its memory cgroup was expected before its creation; empty: not known.
   std::string expected_cgroup;
   oom::Beginning beginning;
+  // The kills that were counted by then in the cgroup, or in those that it may turn out to be.
+  std::map<std::string, uint64_t> kills_before;
   // Of a container that could not be watched: of the kill of its init.
   oom::Counters unwatched_counters;
-  bool started = false;
   std::shared_ptr<Deletion> deletion;
   bool deleted = false;
   // Kills of its init that are not answered yet; set with the last of them.

@@ -1,5 +1,7 @@
 // A container's beginning.
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -8,6 +10,7 @@
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
+#include "runtime/cgroup.h"
 #include "shim/members.h"
 #include "shim/options.h"
 #include "shim/task.h"
@@ -61,8 +64,14 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
 
   auto task = std::make_shared<Task>();
   if (auto unified = IsUnified(); unified.ok()) {
-    task->expected_cgroup = ExpectedMemoryCgroup(*unified, bundle.spec().cgroups_path);
-    task->beginning.kills = oom::CountKills(*unified, task->expected_cgroup);
+    const std::string& path = bundle.spec().cgroups_path;
+    task->expected_cgroup = ExpectedMemoryCgroup(*unified, path);
+    std::vector<std::string> possible = {task->expected_cgroup};
+    if (task->expected_cgroup.empty())
+      possible = PossibleMemoryCgroups(*unified, path.empty() ? request.id() : path);
+    for (const std::string& directory : possible) {
+      ASSIGN_OR_RETURN(task->kills_before[directory], oom::CountKills(*unified, directory));
+    }
   }
   task->container = std::make_shared<Container>(
       io_, reaper_, std::move(config), [this, weak = std::weak_ptr<Task>(task)](const Process& p) {

@@ -128,7 +128,6 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   TrimSoon(io_);
   if (!status.ok()) co_return status;
   if (process->is_init()) {
-    task->started = true;
     // A restored one has its cgroup only now, and has been running in it for a moment.
     if (!task->oom_watch) StartOomWatch(*task);
     events::TaskStart event;
@@ -250,10 +249,9 @@ void TaskService::StartOomWatch(Task& task) {
   }
   oom::Beginning beginning = task.beginning;
   beginning.init = task.container->init()->pid;
-  if (directory != task.expected_cgroup) {
-    // What was there before is not known; a restored one has run already.
-    beginning.kills = task.started ? std::optional<uint64_t>(0) : std::nullopt;
-  }
+  // Elsewhere, what was there before is not known.
+  if (auto before = task.kills_before.find(directory); before != task.kills_before.end())
+    beginning.kills = before->second;
   auto watch = oom::Watch::Start(
       io_, unified, directory, [this, &task](const oom::Counters&) { OomKilled(task); }, beginning,
       [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 
+#include <cerrno>
 #include <memory>
 #include <utility>
 
@@ -10,12 +11,15 @@
 
 namespace feather {
 
-std::vector<std::string> DirectoryTree(std::string top, size_t most) {
+std::vector<std::string> DirectoryTree(std::string top, size_t most, int* error) {
   std::vector<std::string> tree = {std::move(top)};
   auto close = [](DIR* stream) { closedir(stream); };
   for (size_t i = 0; i < tree.size() && tree.size() < most; ++i) {
     std::unique_ptr<DIR, decltype(close)> stream(opendir(tree[i].c_str()), close);
-    if (!stream) continue;
+    if (!stream) {
+      if (error != nullptr) *error = errno;
+      continue;
+    }
     while (const dirent* entry = tree.size() < most ? readdir(stream.get()) : nullptr) {
       absl::string_view name = entry->d_name;
       if (entry->d_type == DT_DIR && name != "." && name != "..")

@@ -365,8 +365,8 @@ TEST_F(OomWatch, DoesNotTellEarlierKillsUnlessAskedTo) {
 }
 
 TEST_F(OomWatch, TellsAKillFromBeforeItsStartOfACgroupThatIsTheContainersOwn) {
-  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path()), 0u);
-  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path() + "/none"), 0u);
+  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path()).value(), 0u);
+  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path() + "/none").value(), 0u);
   Member init(*cgroup_, [] { EatMemory(kTooMuch); });
   Beginning beginning;
   beginning.kills = 0;

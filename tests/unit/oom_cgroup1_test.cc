@@ -15,13 +15,16 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "oom/explainer.h"
+#include "oom/logged_kills.h"
 #include "oom/watch.h"
 #include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
@@ -41,6 +44,26 @@ using test::RunUntil;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kLimit = 8 * kMiB;
 constexpr size_t kTooMuch = 64 * kMiB;
+
+// While it lives this process can open nothing.
+class NoDescriptors {
+ public:
+  NoDescriptors() {
+    const std::vector<int> open = OpenDescriptors();
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &before_), 0);
+    rlimit none = before_;
+    for (none.rlim_cur = 0;
+         std::count(open.begin(), open.end(), static_cast<int>(none.rlim_cur)) > 0;)
+      ++none.rlim_cur;
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  }
+  NoDescriptors(const NoDescriptors&) = delete;
+  NoDescriptors& operator=(const NoDescriptors&) = delete;
+  ~NoDescriptors() { EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before_), 0); }
+
+ private:
+  rlimit before_{};
+};
 
 class OomCgroup1 : public testing::Test {
  protected:
@@ -333,16 +356,10 @@ TEST_F(OomCgroup1, TellsAKillOnceThoughThereAreNoDescriptorsForAWhile) {
   watch->Read();
   EXPECT_EQ(kills_, (std::vector<uint64_t>{2}));
   KillOne(*cgroup_);
-  const std::vector<int> open = OpenDescriptors();
-  rlimit before{};
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
-  rlimit none = before;
-  for (none.rlim_cur = 0;
-       std::count(open.begin(), open.end(), static_cast<int>(none.rlim_cur)) > 0;)
-    ++none.rlim_cur;
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
-  watch->Read();
-  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  {
+    const NoDescriptors none;
+    watch->Read();
+  }
   EXPECT_EQ(kills_, (std::vector<uint64_t>{2, 3}));
   watch->Read();
   EXPECT_EQ(kills_.size(), 2u);
@@ -452,12 +469,172 @@ TEST_F(OomCgroup1, FindsTheKillOfAnInitWhoseCgroupIsGone) {
   }
 }
 
+// A cgroup below that is gone by the next reading.
+class OomCgroup1Below : public OomCgroup1 {
+ protected:
+  void SetUp() override {
+    OomCgroup1::SetUp();
+    if (IsSkipped()) return;
+    witness_.emplace(cgroup_->path());
+    watch_ = StartWatch();
+    Settle();
+  }
+
+  // The kernel names the cgroups of ten kills in five seconds on the whole machine: `kill` is done
+  // again until it did. The watch has read when this ends.
+  void UntilItIsNamed(const std::function<void()>& kill) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+    while (!HasFailure() && std::chrono::steady_clock::now() < end) {
+      witness_->named().clear();
+      kills_.clear();
+      kill();
+      witness_->Read();
+      watch_->Read();
+      if (!witness_->named().empty()) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    }
+    ADD_FAILURE() << "the kernel has named none";
+  }
+  void ExpectToldOnce() {
+    const std::vector<uint64_t> told = kills_;
+    EXPECT_EQ(told.size(), 1u);
+    watch_->Read();
+    Settle();
+    watch_->Finish();
+    EXPECT_EQ(kills_, told);
+  }
+
+  std::optional<LoggedKills> witness_;
+  std::unique_ptr<Watch> watch_;
+};
+
+TEST_F(OomCgroup1Below, TellsTheKillInOneThatWasNeverSeen) {
+  UntilItIsNamed([this] {
+    MemoryCgroup below(cgroup_->path(), "a\\x2db");
+    KillOne(below);
+  });
+  ExpectToldOnce();
+}
+
+TEST_F(OomCgroup1Below, TellsTheKillInOneThatWasSeen) {
+  UntilItIsNamed([this] {
+    MemoryCgroup below(cgroup_->path(), "below"), deeper(below.path(), "deeper");
+    watch_->Read();
+    EXPECT_TRUE(kills_.empty());
+    KillOne(deeper);
+  });
+  ExpectToldOnce();
+}
+
+// Whether the kernel names the cgroup or not.
+TEST_F(OomCgroup1Below, TellsTheKillOfAProcessThatWasSeenThere) {
+  for (uint64_t i = 1; i <= 15; ++i) {
+    {
+      MemoryCgroup below(cgroup_->path(), "below");
+      Member victim(below, [] { EatMemory(kTooMuch); });
+      watch_->Read();
+      EXPECT_EQ(kills_.size(), i - 1);
+      EXPECT_TRUE(victim.RunToItsKill());
+    }
+    watch_->Read();
+    ASSERT_EQ(kills_.size(), i);
+    watch_->Read();
+    ASSERT_EQ(kills_.size(), i);
+  }
+}
+
+TEST_F(OomCgroup1Below, TellsTheKillThoughAnotherHasTakenItsName) {
+  std::optional<MemoryCgroup> again;
+  UntilItIsNamed([&] {
+    again.reset();
+    {
+      MemoryCgroup below(cgroup_->path(), "below");
+      KillOne(below);
+    }
+    again.emplace(cgroup_->path(), "below");
+  });
+  EXPECT_EQ(kills_.size(), 1u);
+  KillOne(*again);
+  watch_->Read();
+  EXPECT_EQ(kills_.size(), 2u);
+  again.reset();
+  watch_->Finish();
+  EXPECT_EQ(kills_.size(), 2u);
+}
+
+TEST_F(OomCgroup1Below, TellsAKillOnceThatItHasCountedWhenItIsGone) {
+  for (uint64_t i = 1; i <= 15; ++i) {
+    {
+      MemoryCgroup below(cgroup_->path(), "below");
+      KillOne(below);
+      watch_->Read();
+      ASSERT_EQ(kills_.size(), i);
+    }
+    watch_->Read();
+    ASSERT_EQ(kills_.size(), i);
+  }
+}
+
+TEST_F(OomCgroup1Below, TellsAKillOnceThoughItIsRenamed) {
+  MemoryCgroup below(cgroup_->path(), "below");
+  KillOne(below);
+  watch_->Read();
+  EXPECT_EQ(kills_.size(), 1u);
+  const std::string renamed = cgroup_->path() + "/renamed";
+  ASSERT_EQ(rename(below.path().c_str(), renamed.c_str()), 0) << strerror(errno);
+  watch_->Read();
+  EXPECT_EQ(kills_.size(), 1u);
+  ASSERT_EQ(rename(renamed.c_str(), below.path().c_str()), 0) << strerror(errno);
+  ExpectToldOnce();
+}
+
+TEST_F(OomCgroup1Below, TellsNothingOfKillsFromBeforeItsStartOrOfOneThatGoesWithoutAny) {
+  UntilItIsNamed([this] {
+    watch_.reset();
+    {
+      MemoryCgroup below(cgroup_->path(), "below");
+      KillOne(below);
+    }
+    watch_ = StartWatch();
+  });
+  {
+    MemoryCgroup below(cgroup_->path(), "below");
+    watch_->Read();
+  }
+  watch_->Finish();
+  EXPECT_TRUE(kills_.empty());
+}
+
+TEST_F(OomCgroup1Below, TellsTheKillOfAProcessItHasNotSeenThoughTheContainersOwnIsGone) {
+  UntilItIsNamed([this] {
+    watch_.reset();
+    cgroup_.reset();
+    static int serial = 0;
+    cgroup_.emplace(*test::Cgroup1MemoryRoot(),
+                    absl::StrCat("feather-test-", getpid(), "-own-", ++serial));
+    cgroup_->Limit(kLimit);
+    witness_.emplace(cgroup_->path());
+    watch_ = StartWatch();
+    watch_->Read();
+    KillOne(*cgroup_);
+    EXPECT_TRUE(cgroup_->Remove());
+  });
+  ExpectToldOnce();
+}
+
 TEST_F(OomCgroup1, CountsTheKillsOfACgroupAndThoseBelowIt) {
-  EXPECT_EQ(CountKills(/*unified=*/false, cgroup_->path() + "/none"), 0u);
+  const auto count = [this](const std::string& below = "") {
+    return CountKills(/*unified=*/false, cgroup_->path() + below);
+  };
+  EXPECT_EQ(count("/none").value(), 0u);
   KillOne(*cgroup_);
   MemoryCgroup below(cgroup_->path(), "below");
   KillOne(below);
-  EXPECT_EQ(CountKills(/*unified=*/false, cgroup_->path()), 2u);
+  EXPECT_EQ(count().value(), 2u);
+  // It is not taken for none where it cannot be known.
+  const NoDescriptors none;
+  EXPECT_FALSE(count().ok());
+  EXPECT_FALSE(count("/below").ok());
 }
 
 // Checklist: R6.

@@ -1,0 +1,89 @@
+#include "oom/logged_kills.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <iterator>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "oom/kernel_record.h"
+#include "runtime/base/unique_fd.h"
+
+namespace feather::oom {
+
+// The descriptor, and who is told of what is read from it.
+class LoggedKills::Log {
+ public:
+  static std::shared_ptr<Log> Join(LoggedKills* listener) {
+    static std::weak_ptr<Log> shared;
+    std::shared_ptr<Log> log = shared.lock();
+    if (!log) shared = log = std::make_shared<Log>();
+    // Again, if it could not be opened for the one before.
+    if (!log->file_) log->file_ = OpenKernelLog();
+    // What was written before is not the listener's. (The others have it told.)
+    if (log->listeners_.empty() && log->file_) lseek(log->file_.get(), 0, SEEK_END);
+    log->Read();
+    log->listeners_.insert(listener);
+    return log;
+  }
+
+  void Leave(LoggedKills* listener) { listeners_.erase(listener); }
+
+  void Read() {
+    ReadRecords(file_, [this](absl::string_view text) {
+      const auto record = ParseRecord(text);
+      if (!record) return;
+      for (LoggedKills* listener : listeners_) listener->Add(record->text);
+    });
+  }
+
+ private:
+  UniqueFd file_;
+  std::set<LoggedKills*> listeners_;
+};
+
+LoggedKills::LoggedKills(const std::string& directory)
+    : directory_(directory), cgroup_(LogNameOf(directory)), knows_pids_(KnowsPidsOfLog()) {
+  if (!cgroup_.empty() || knows_pids_) log_ = Log::Join(this);
+}
+
+LoggedKills::~LoggedKills() {
+  if (log_) log_->Leave(this);
+}
+
+void LoggedKills::Read() {
+  if (log_) log_->Read();
+}
+
+std::vector<pid_t> LoggedKills::TakeUnnamed() { return std::exchange(unnamed_, {}); }
+
+void LoggedKills::Add(absl::string_view text) {
+  if (const auto choice = ParseChoice(text, cgroup_)) {
+    chosen_ = Chosen{choice->pid, choice->below.has_value()};
+    // Where no name means anything, pids do.
+    if (cgroup_.empty()) chosen_.reset();
+    if (!choice->below) return;
+    if (named_.size() == kMostKept) named_.erase(named_.begin());
+    named_.push_back({choice->pid, absl::StrCat(directory_, Unescaped(*choice->below)), false});
+    return;
+  }
+  const auto victim = ParseVictim(text);
+  if (!victim) return;
+  const auto chosen = std::exchange(chosen_, std::nullopt);
+  if (!chosen || chosen->pid != victim->pid) {
+    if (!knows_pids_ || !victim->killed) return;
+    if (unnamed_.size() == kMostKept) unnamed_.erase(unnamed_.begin());
+    unnamed_.push_back(victim->pid);
+  } else if (chosen->ours) {
+    const auto found = std::find_if(named_.rbegin(), named_.rend(), [&](const Named& named) {
+      return named.pid == victim->pid;
+    });
+    if (found == named_.rend()) return;
+    found->counted = true;
+    if (!victim->killed) named_.erase(std::next(found).base());
+  }
+}
+
+}  // namespace feather::oom

@@ -1,0 +1,243 @@
+// Directories stand for cgroups, and lines given by the test for the kernel's: so the counts and the
+// lines come in each order in which a reading can find them.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "oom/kernel_record.h"
+#include "oom/logged_kills.h"
+#include "oom/subtree_kills.h"
+#include "runtime/base/file.h"
+#include "tests/support/memory_cgroup.h"
+#include "tests/support/shim_bundle.h"
+
+namespace feather::oom {
+namespace {
+
+class OomSubtreeKills : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (LogNameOf(files_.path()).empty() || !KnowsPidsOfLog())
+      GTEST_SKIP() << "in namespaces of its own";
+    auto log = std::make_unique<LoggedKills>(files_.path());
+    log_ = log.get();
+    kills_.emplace(files_.path(), std::move(log));
+    EXPECT_EQ(Read(), 0u);
+  }
+
+  std::string Path(const std::string& name) const { return files_.path() + name; }
+  void Count(const std::string& name, int kills, const std::string& processes = "") {
+    mkdir(Path(name).c_str(), 0755);
+    EXPECT_TRUE(WriteFile(Path(name) + "/memory.oom_control",
+                          absl::StrCat("under_oom 0\noom_kill ", kills, "\n"), 0644)
+                    .ok());
+    EXPECT_TRUE(WriteFile(Path(name) + "/cgroup.procs", processes, 0644).ok());
+  }
+  void Remove(const std::string& name) { std::filesystem::remove_all(Path(name)); }
+
+  static std::string Choice(const std::string& cgroup, int pid, const std::string& name = "dd") {
+    return absl::StrCat("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=",
+                        "0,oom_memcg=/pod,task_memcg=", cgroup, ",task=", name, ",pid=", pid,
+                        ",uid=0");
+  }
+  void Choose(const std::string& name, int pid) {
+    log_->Add(Choice(LogNameOf(files_.path()) + absl::StrReplaceAll(name, {{"\\", "\\x5c"}}), pid));
+  }
+  void Kill(int pid) {
+    log_->Add(absl::StrCat("Memory cgroup out of memory: Killed process ", pid,
+                           " (dd) total-vm:206680kB, anon-rss:48000kB"));
+  }
+
+  uint64_t Read(uint64_t own = 0) {
+    kills_->ReadLog();
+    return kills_->Add(own, {});
+  }
+
+  test::TestDirectory files_;
+  LoggedKills* log_ = nullptr;
+  std::optional<SubtreeKills> kills_;
+};
+
+TEST_F(OomSubtreeKills, TakesTheKillOfACgroupThatWasNeverSeenFromTheLogOnce) {
+  Choose("/a", 7);
+  Kill(7);
+  Choose("/a/b\\x2dc", 8);
+  Kill(8);
+  EXPECT_EQ(Read(), 2u);
+  EXPECT_EQ(Read(), 2u);
+}
+
+TEST_F(OomSubtreeKills, TakesTheKillOfACgroupThatIsGoneFromTheLogOnce) {
+  Count("/a", 3);
+  EXPECT_EQ(Read(), 3u);
+  Choose("/a", 7);
+  Kill(7);
+  Remove("/a");
+  EXPECT_EQ(Read(), 4u);
+  EXPECT_EQ(Read(), 4u);
+}
+
+TEST_F(OomSubtreeKills, TakesACountThatTheLogHasToo) {
+  Choose("/a", 7);
+  Kill(7);
+  Count("/a", 1);
+  EXPECT_EQ(Read(), 1u);
+  Remove("/a");
+  EXPECT_EQ(Read(), 1u);
+  EXPECT_EQ(Read(), 1u);
+}
+
+// The lines come before and after the count, and the cgroup may go at any time.
+TEST_F(OomSubtreeKills, TakesAKillOnceWhoseLinesAndCountAreReadApart) {
+  Count("/a", 0);
+  EXPECT_EQ(Read(), 0u);
+  Choose("/a", 7);
+  EXPECT_EQ(Read(), 0u);
+  Count("/a", 1);
+  EXPECT_EQ(Read(), 1u);
+  Kill(7);
+  EXPECT_EQ(Read(), 1u);
+  Remove("/a");
+  EXPECT_EQ(Read(), 1u);
+
+  Count("/b", 0);
+  EXPECT_EQ(Read(), 1u);
+  Choose("/b", 8);
+  EXPECT_EQ(Read(), 1u);
+  Remove("/b");
+  EXPECT_EQ(Read(), 2u);
+  Kill(8);
+  EXPECT_EQ(Read(), 2u);
+
+  Count("/c", 0);
+  Choose("/c", 9);
+  Count("/c", 1);
+  EXPECT_EQ(Read(), 3u);
+  Remove("/c");
+  Kill(9);
+  EXPECT_EQ(Read(), 3u);
+}
+
+TEST_F(OomSubtreeKills, TakesTheKillsOfCgroupsOfOneName) {
+  Choose("/a", 7);
+  Kill(7);
+  Count("/a", 0);
+  EXPECT_EQ(Read(), 1u);
+  Choose("/a", 8);
+  Kill(8);
+  Remove("/a");
+  Choose("/a", 9);
+  Kill(9);
+  // Another inode's.
+  Count("/other", 0);
+  Count("/a", 1);
+  EXPECT_EQ(Read(), 3u);
+  EXPECT_EQ(Read(), 3u);
+  Remove("/a");
+  EXPECT_EQ(Read(), 3u);
+}
+
+TEST_F(OomSubtreeKills, TakesTheKillsOfARenamedCgroupOnce) {
+  Count("/a", 2);
+  EXPECT_EQ(Read(), 2u);
+  std::filesystem::rename(Path("/a"), Path("/b"));
+  EXPECT_EQ(Read(), 2u);
+  Count("/b", 3);
+  EXPECT_EQ(Read(), 3u);
+}
+
+// The kernel names the cgroups of ten kills in five seconds.
+TEST_F(OomSubtreeKills, TakesTheKillsOfProcessesThatItHasSeenWhereTheLogNamesNoCgroup) {
+  Count("/a", 0, "7\n8\n");
+  Count("/b", 0, "9\n");
+  EXPECT_EQ(Read(), 0u);
+  Kill(7);
+  Kill(9);
+  Kill(10);
+  Remove("/a");
+  EXPECT_EQ(Read(), 1u);
+  Count("/b", 1);
+  EXPECT_EQ(Read(), 2u);
+  Remove("/b");
+  EXPECT_EQ(Read(), 2u);
+  Kill(8);
+  EXPECT_EQ(Read(), 2u);
+}
+
+TEST_F(OomSubtreeKills, TakesAKillOnceWhoseCountWasReadBeforeTheLineThatNamesNoCgroup) {
+  Count("/a", 0, "7\n");
+  EXPECT_EQ(Read(), 0u);
+  Count("/a", 1, "7\n");
+  EXPECT_EQ(Read(), 1u);
+  Kill(7);
+  Remove("/a");
+  EXPECT_EQ(Read(), 1u);
+}
+
+TEST_F(OomSubtreeKills, LeavesOutWhatIsElsewhereOrNotKilled) {
+  Count("/a", 0, "7\n");
+  EXPECT_EQ(Read(), 0u);
+  const std::string name = LogNameOf(files_.path());
+  for (const std::string& other : {name + "x", "/x" + name, std::string("/"), std::string("")}) {
+    log_->Add(Choice(other, 7));
+    Kill(7);
+  }
+  log_->Add(Choice("/evil", 7, absl::StrCat("a,task_memcg=", name, "/b,task=c,pid=7,uid=0")));
+  log_->Add(Choice(name + "/b,task=c", 7));
+  Choose("/b", 7);
+  log_->Add("Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip killing the task");
+  Remove("/a");
+  EXPECT_EQ(Read(), 0u);
+}
+
+TEST_F(OomSubtreeKills, TakesWhatTheLogHasOfItselfWhenItIsGone) {
+  Choose("", 7);
+  EXPECT_EQ(Read(0), 0u);
+  Kill(7);
+  EXPECT_EQ(Read(1), 1u);
+  EXPECT_EQ(kills_->AddRemoved(), 1u);
+
+  Choose("", 8);
+  Kill(8);
+  Choose("/a", 9);
+  Kill(9);
+  EXPECT_EQ(kills_->AddRemoved(), 3u);
+  EXPECT_EQ(kills_->AddRemoved(), 3u);
+}
+
+TEST_F(OomSubtreeKills, KeepsLittleOfALogThatNobodyAsksFor) {
+  Count("/a", 0);
+  for (int pid = 1; pid < 5000; ++pid) {
+    Choose("/a", pid);
+    Kill(pid);
+    Kill(pid + 10'000);
+  }
+  EXPECT_EQ(log_->named().size(), LoggedKills::kMostKept);
+  EXPECT_EQ(log_->TakeUnnamed().size(), LoggedKills::kMostKept);
+  Count("/a", 4999);
+  EXPECT_EQ(Read(), 4999u);
+  EXPECT_TRUE(log_->named().empty());
+}
+
+// One for all, and none after the last.
+TEST_F(OomSubtreeKills, HoldsOneDescriptorHoweverManyAreListening) {
+  const auto before = test::OpenDescriptors();
+  std::vector<std::unique_ptr<LoggedKills>> others;
+  for (int i = 0; i < 20; ++i) others.push_back(std::make_unique<LoggedKills>(Path("/a")));
+  for (const auto& other : others) other->Read();
+  EXPECT_EQ(test::OpenDescriptors(), before);
+  others.clear();
+  kills_.reset();
+  EXPECT_LT(test::OpenDescriptors().size(), before.size());
+}
+
+}  // namespace
+}  // namespace feather::oom
