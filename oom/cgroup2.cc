@@ -7,16 +7,20 @@
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <cerrno>
+#include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "oom/account.h"
 #include "oom/cgroupfs.h"
 #include "oom/explainer.h"
+#include "oom/logged_kills.h"
 #include "oom/siblings.h"
 #include "oom/state_watch.h"
+#include "oom/uncounted_kills.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
@@ -44,7 +48,7 @@ bool MayKillInGroups(const std::string& directory) {
 class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
  public:
   Cgroup2State(asio::io_context& io, const std::string& directory, Account account,
-               std::shared_ptr<Explainer> explainer)
+               std::shared_ptr<Explainer> explainer, UncountedKills uncounted)
       : io_(io),
         directory_(directory),
         memory_(io),
@@ -53,7 +57,8 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
         timer_(io),
         account_(std::move(account)),
         explainer_(std::move(explainer)),
-        siblings_(directory) {}
+        siblings_(directory),
+        uncounted_(std::move(uncounted)) {}
 
   // `parent` may be none.
   absl::Status Begin(UniqueFd memory, UniqueFd cgroup, UniqueFd parent) {
@@ -72,14 +77,18 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
 
   void Read() {
     if (!memory_.is_open()) return;
+    uncounted_.BeginReading();
     // First, so that a kill between the two is in one of the counts (siblings.h).
     if (parent_.is_open()) ReadParent();
     // Before the counters: the kill that empties the cgroup in between would be in neither reading.
     bool populated = Populated();
-    if (populated) explainer_->SawProcesses(Processes(directory_));
+    std::vector<pid_t> processes;
+    if (populated) processes = Processes(directory_);
+    explainer_->SawProcesses(processes);
     Content events = ReadAgain(memory_.native_handle());
     if (events.error != 0) return Gone();
     Counters now = ParseCounters(events.text);
+    uncounted_.EndReading(std::move(processes), now.oom_kill != account_.last().oom_kill);
     bool kill_due = now.oom > account_.last().oom && now.oom_kill == account_.last().oom_kill;
     Observe(now);
     if (kill_due && !rereading_) Spawn(io_, ReadSoon(shared_from_this()));
@@ -97,6 +106,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     cgroup_.close(ignored);
     parent_.close(ignored);
     timer_.cancel();
+    uncounted_.Close();
     explainer_->Drop();
   }
 
@@ -162,7 +172,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   void Gone() {
     Counters now = account_.last();
     std::optional<uint64_t> count = siblings_.LastCount();
-    if (!count) count = now.oom_kill + explainer_->CountUncounted(siblings_.was_doubtful());
+    if (!count) count = now.oom_kill + uncounted_.Count();
     now.oom_kill = std::max(now.oom_kill, *count);
     Observe(now);
     End();
@@ -177,6 +187,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   Account account_;
   std::shared_ptr<Explainer> explainer_;
   Siblings siblings_;
+  UncountedKills uncounted_;
   bool was_populated_ = false;
   bool rereading_ = false;
 };
@@ -193,13 +204,15 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
     auto opened = OpenFile(absl::StrCat(directory, "/../memory.events"), O_RDONLY);
     if (opened.ok()) parent = *std::move(opened);
   }
+  // Before the counters, so that a kill is in either.
+  UncountedKills uncounted(beginning.init, std::make_unique<LoggedKills>(directory));
   Content events = ReadAgain(memory.get());
   if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", directory));
   Account account(std::move(on_kill), ParseCounters(events.text), beginning.kills);
   auto explainer =
       std::make_shared<Explainer>(io, directory, "memory.max", beginning, std::move(on_explained));
-  auto state =
-      std::make_shared<Cgroup2State>(io, directory, std::move(account), std::move(explainer));
+  auto state = std::make_shared<Cgroup2State>(io, directory, std::move(account),
+                                              std::move(explainer), std::move(uncounted));
   RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
   return std::make_unique<StateWatch<Cgroup2State>>(std::move(state));
 }

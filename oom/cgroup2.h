@@ -22,10 +22,9 @@ namespace feather::oom {
 // systemd removes a scope as soon as it is empty, perhaps before the last reading. The watch then
 // takes what the parent's oom_kill has grown by since the container's own counter was last read,
 // less what the siblings' have (siblings.h); where that cannot tell (a sibling also went away
-// since, the parent is the root or gone as well, memory_localevents), what the kernel's log says
-// (kernel_log.h) of the processes that were in the cgroup at the last reading, and, if there was a
-// kill here or in a sibling that is gone, of the cgroup; unless a kill was counted within the last
-// second (explainer.h). What remains uncertain:
+// since, the parent is the root or gone as well, memory_localevents), what the kernel's log has got
+// since the last reading (uncounted_kills.h) of the cgroup, or of the processes that were in it
+// then; unless a kill was counted within the last second. What remains uncertain:
 //  - The log has its own gaps, towards a missing report; so has that second.
 //  - A sibling that was made, killed by the OOM killer and removed between two turns of the loop,
 //    while this container's cgroup went away in the same interval, would be taken for this

@@ -58,16 +58,6 @@ Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
   self->found_.clear();
 }
 
-uint64_t Explainer::CountUncounted(bool by_name) {
-  if (counted_at_ && Clock::now() - *counted_at_ <= kDoubt) return 0;
-  // What the kernel wrote before the last reading was counted there; a process that was there has
-  // perhaps the pid of another container's victim. The list of processes and the counters were not
-  // read at one instant.
-  Read(read_at_ - kPatience);
-  if (!by_name) std::erase_if(found_, [](const Victim& victim) { return !victim.seen; });
-  return found_.size();
-}
-
 void Explainer::End() {
   if (pending_) Read();
   Explain();
@@ -81,9 +71,9 @@ void Explainer::Drop() {
   ended_ = true;
 }
 
-void Explainer::Read(Clock::time_point since) {
+void Explainer::Read() {
   log_.Read();
-  std::vector<Victim> victims = log_.Take(since);
+  std::vector<Victim> victims = log_.Take();
   std::move(victims.begin(), victims.end(), std::back_inserter(found_));
   if (!found_.empty()) Explain();
 }

@@ -14,8 +14,8 @@
 
 namespace feather::oom {
 
-// Asks the kernel's log about a container's kills: for the explanation of each, and for kills that
-// no counter tells any more. Used by both back ends.
+// Asks the kernel's log about a container's kills, for the explanation of each. Used by both back
+// ends.
 //
 // The line of a kill is written some microseconds after the counter was raised, and the log is read
 // for kPatience after each increase: from then on, whatever is found belongs to a later one. The
@@ -24,9 +24,6 @@ namespace feather::oom {
 class Explainer : public std::enable_shared_from_this<Explainer> {
  public:
   static constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
-  // For so long after an increase no kill is taken for one that was not counted: the rest of a
-  // group is killed within that time.
-  static constexpr Clock::duration kDoubt = std::chrono::seconds(1);
 
   // `limit_file`: the name of the file in `directory` that has the limit.
   Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
@@ -42,16 +39,10 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   // Call it at each reading, with the processes that are in the cgroup then
   // (KernelLog::SawProcesses).
   void SawProcesses(std::vector<pid_t> processes) {
-    if (processes.empty()) return;
-    read_at_ = Clock::now();
     log_.SawProcesses(std::move(processes), following_);
   }
   // Call it for each increase of the counter, whether it was told or not.
   void KillsCounted(const Counters& now, bool told);
-  // Victims in the log that no increase stands for. `by_name`: also those that were never seen in
-  // the cgroup; give true only if there was a kill just now, since the cgroup's name may have been
-  // another container's before.
-  uint64_t CountUncounted(bool by_name);
   // Explains what is left to be, and ends.
   void End();
   // Ends, with nothing held open and nobody told.
@@ -59,8 +50,7 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
 
  private:
   static Async<> Follow(std::shared_ptr<Explainer> self);
-  // Passes over victims that were killed before `since`.
-  void Read(Clock::time_point since = {});
+  void Read();
   void ReadLimit();
   void Explain();
 
@@ -74,7 +64,6 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   std::optional<Explanation> pending_;           // of a kill that was told, not yet explained
   std::vector<Victim> found_;                    // in the log, and in no explanation yet
   std::optional<Clock::time_point> counted_at_;  // the last increase
-  Clock::time_point read_at_;                    // the last reading with a process
   bool following_ = false;                       // Follow runs
   bool ended_ = false;
 };

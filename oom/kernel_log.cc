@@ -1,6 +1,5 @@
 #include "oom/kernel_log.h"
 
-#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -44,9 +43,9 @@ void KernelLog::AddKill(pid_t pid, absl::string_view name, uint64_t at) {
   Victim victim;
   victim.pid = pid;
   // Once each: a group's first victim is told twice, and pids are given anew.
-  victim.seen = std::erase(processes_, pid) + std::erase(before_, pid) > 0;
+  const bool seen = std::erase(processes_, pid) + std::erase(before_, pid) > 0;
   const bool chosen = chosen_ && chosen_->pid == pid;
-  if (!chosen && !victim.seen) return;
+  if (!chosen && !seen) return;
   if (chosen) victim.limit_of = std::move(chosen_->limit_of);
   chosen_.reset();
   victim.name = std::string(name);
@@ -59,9 +58,8 @@ void KernelLog::Read(const std::string& path) {
   ReadRecords(log_, [this](absl::string_view record) { Add(record); });
 }
 
-std::vector<Victim> KernelLog::Take(Clock::time_point since) {
-  const auto age =
-      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - std::max(begun_, since));
+std::vector<Victim> KernelLog::Take() {
+  const auto age = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begun_);
   std::vector<Victim> victims;
   for (Found& found : std::exchange(found_, {}))
     if (found.at + static_cast<uint64_t>(age.count()) >= newest_)

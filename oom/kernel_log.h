@@ -15,9 +15,9 @@
 namespace feather::oom {
 
 // Which processes of a container the kernel's log says were OOM-killed. A victim is the container's
-// if the line of its choice (kernel_record.h) names its cgroup or one below, or if its pid was among
-// those that SawProcesses was told. Pids mean what they mean here only in the first pid namespace,
-// cgroups' names only in the first cgroup namespace: elsewhere they are not used.
+// if the line of its choice (kernel_record.h) names its cgroup or one below, or if its pid was
+// among those that SawProcesses was told. Pids mean what they mean here only in the first pid
+// namespace, cgroups' names only in the first cgroup namespace: elsewhere they are not used.
 //
 // A cgroup may have had an earlier life under the same name. The log's clock is none that can be
 // read; but it runs as ours does, and whoever reads the log after a kill finds a line that has just
@@ -40,9 +40,8 @@ class KernelLog {
   // open, and the next call reads what has come since, until Close.
   void Read(const std::string& path = "/dev/kmsg");
   void Close() { log_.Reset(); }
-  // The victims that were found since the last call, each once, without those that were killed
-  // before `since`.
-  std::vector<Victim> Take(Clock::time_point since = {});
+  // The victims that were found since the last call, each once.
+  std::vector<Victim> Take();
 
  private:
   void AddKill(pid_t pid, absl::string_view name, uint64_t at);

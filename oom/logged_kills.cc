@@ -77,9 +77,8 @@ void LoggedKills::Add(absl::string_view text) {
     if (unnamed_.size() == kMostKept) unnamed_.erase(unnamed_.begin());
     unnamed_.push_back(victim->pid);
   } else if (chosen->ours) {
-    const auto found = std::find_if(named_.rbegin(), named_.rend(), [&](const Named& named) {
-      return named.pid == victim->pid;
-    });
+    const auto found = std::find_if(named_.rbegin(), named_.rend(),
+                                    [&](const Named& named) { return named.pid == victim->pid; });
     if (found == named_.rend()) return;
     found->counted = true;
     if (!victim->killed) named_.erase(std::next(found).base());

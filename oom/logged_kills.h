@@ -12,8 +12,8 @@
 namespace feather::oom {
 
 // The kills of one container that the kernel's log tells of from the construction on, whether a
-// counter has them or not: unlike KernelLog's they are bounded by the log's order, not by its clock,
-// so that nothing from before is among them.
+// counter has them or not: unlike KernelLog's they are bounded by the log's order, not by its
+// clock, so that nothing from before is among them.
 //
 // For that the log is kept open, by one descriptor for all objects of this class (it costs the
 // kernel 3 to 16 KiB), which nobody waits for: it wakes nobody.

@@ -39,10 +39,7 @@ std::optional<uint64_t> Siblings::LastCount() {
   for (const auto& [name, before] : remembered_->children) {
     if (name == name_) continue;
     auto found = now->children.find(name);
-    if (found == now->children.end() || found->second < before) {
-      was_doubtful_ = true;
-      return std::nullopt;
-    }
+    if (found == now->children.end() || found->second < before) return std::nullopt;
     kills -= std::min(kills, found->second - before);
     now->children.erase(found);
   }

@@ -24,8 +24,6 @@ class Siblings {
   // After the cgroup has gone: its oom_kill, told from the others' kills since the last Remember;
   // nullopt where it cannot be told.
   std::optional<uint64_t> LastCount();
-  // It could not, though there was a kill: here, or in a sibling that has gone as well.
-  bool was_doubtful() const { return was_doubtful_; }
 
  private:
   struct Reading {
@@ -37,7 +35,6 @@ class Siblings {
 
   std::string parent_;
   std::string name_;
-  bool was_doubtful_ = false;
   std::optional<Reading> remembered_;  // always with name_ among the children
 };
 

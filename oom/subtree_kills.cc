@@ -129,13 +129,14 @@ uint64_t SubtreeKills::TakeGone(const Cgroups& now) {
   const std::vector<pid_t> victims = log_->TakeUnnamed();
   if (victims.empty()) return kills;
   for (const auto& [inode, cgroup] : seen_)
-    if (!now.contains(inode) && !IsThere(cgroup.path, inode)) kills += CountUnnamed(cgroup, victims);
+    if (!now.contains(inode) && !IsThere(cgroup.path, inode))
+      kills += CountUnnamed(cgroup, victims);
   return kills;
 }
 
 uint64_t SubtreeKills::CountUnnamed(const Cgroup& gone, const std::vector<pid_t>& victims) {
-  const auto found = static_cast<uint64_t>(
-      std::count_if(victims.begin(), victims.end(), [&](pid_t victim) {
+  const auto found =
+      static_cast<uint64_t>(std::count_if(victims.begin(), victims.end(), [&](pid_t victim) {
         return std::find(gone.processes.begin(), gone.processes.end(), victim) !=
                gone.processes.end();
       }));

@@ -12,10 +12,10 @@
 
 namespace feather::oom {
 
-// On cgroup1, whose counters are of one cgroup each: the kills in a cgroup and all below it. What is
-// taken for a kill: an increase of a counter; and for a cgroup that is gone, what the kernel's log
-// has of it and no counter had. None is taken twice, since the log names the victim's cgroup before
-// the count and is read after the counters: of each increase the lines are there by then.
+// On cgroup1, whose counters are of one cgroup each: the kills in a cgroup and all below it. What
+// is taken for a kill: an increase of a counter; and for a cgroup that is gone, what the kernel's
+// log has of it and no counter had. None is taken twice, since the log names the victim's cgroup
+// before the count and is read after the counters: of each increase the lines are there by then.
 //
 // Cgroups are told apart by inode: one may be made anew under an old name, or renamed.
 //

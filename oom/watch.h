@@ -32,7 +32,6 @@ struct Victim {
   std::string name;
   // The cgroup that was at its limit; empty: the machine itself, or not known.
   std::string limit_of;
-  bool seen = false;  // in the container's cgroup before
 };
 
 // What is known of a kill, for people to read.
@@ -63,8 +62,12 @@ struct Beginning {
 // uncertain. What they are made of, in the order in which to read it:
 //   cgroupfs.h    reads and parses the files
 //   account.h     decides which readings are told
+//   kernel_record.h  what the kernel's log says of a kill
 //   explainer.h   asks the kernel's log (kernel_log.h) who was killed
-//   siblings.h    cgroup2 below systemd: the count of a cgroup that is gone before it was read
+//   logged_kills.h   the log from the watch's start on, for cgroups that are gone before they were read:
+//   subtree_kills.h  on cgroup1, whose counters are of one cgroup each
+//   uncounted_kills.h  on cgroup2
+//   siblings.h    cgroup2 below systemd: the same by the counts of others
 //   cgroup1.cc, cgroup2.cc
 //
 // "Told" means, here and in those files, that on_kill was called.

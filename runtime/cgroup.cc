@@ -161,28 +161,6 @@ std::string ExpectedMemoryCgroup(bool unified, absl::string_view cgroups_path) {
   return absl::StrCat(kRoot, unified ? "" : "/memory", path);
 }
 
-std::vector<std::string> PossibleMemoryCgroups(bool unified, absl::string_view cgroups_path) {
-  if (cgroups_path.empty() || absl::StartsWith(cgroups_path, "/") ||
-      absl::StrContains(cgroups_path, ":") ||
-      absl::StrContains(absl::StrCat("/", cgroups_path, "/"), "/../"))
-    return {};
-  const std::string root = absl::StrCat(kRoot, unified ? "" : "/memory");
-  std::vector<std::string> above = {root};
-  if (const auto own = FindCgroup(getpid()); own.ok()) {
-    const auto memory = own->controllers.find("memory");
-    std::string path = own->path;
-    if (!unified) path = memory == own->controllers.end() ? root : memory->second;
-    if (absl::StartsWith(path, root + "/")) {
-      above.push_back(path);
-      above.push_back(path.substr(0, path.rfind('/')));
-    }
-  }
-  std::vector<std::string> possible;
-  for (const std::string& directory : above)
-    possible.push_back(absl::StrCat(directory, "/", cgroups_path));
-  return possible;
-}
-
 absl::StatusOr<Cgroup> FindCgroup(pid_t pid) {
   // proc(5): hidepid hides it from others.
   RaisedCapabilities raised({CAP_SYS_PTRACE});

@@ -31,10 +31,6 @@ absl::StatusOr<Cgroup> FindCgroup(pid_t pid);
 // its config.json that is absolute or systemd's "slice:prefix:name". Empty for others, which say
 // less, and for one that climbs. What a container got in the end is for FindCgroup to say.
 std::string ExpectedMemoryCgroup(bool unified, absl::string_view cgroups_path);
-// Where they may make that of a container whose linux.cgroupsPath is relative, or whose id is taken
-// for one: below the root (crun), the cgroup of this process (runc, cgroup1) or the one above that
-// (runc, cgroup2).
-std::vector<std::string> PossibleMemoryCgroups(bool unified, absl::string_view cgroups_path);
 
 // FindCgroup's reading of /proc/<pid>/cgroup and /proc/self/mountinfo. A hierarchy that is not
 // mounted here, or of which the cgroup cannot be seen, is left out; NotFound if nothing is left.

@@ -33,12 +33,11 @@ TEST_F(OomShim, TheKillOfAnExecInACgroupBelowTheContainersIsToldBeforeItsExit) {
               ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a e 137", "/tasks/exit a 137"));
 }
 
-// A process of the container, killed in a cgroup below that is gone by the time that the shim looks:
-// it is stopped meanwhile.
+// A process of the container, killed in a cgroup below that is gone by the time that the shim
+// looks: it is stopped meanwhile.
 enum class Who { kInit, kExec, kForkedByExec };
 
-class OomShimBelow : public OomShim,
-                     public ::testing::WithParamInterface<std::tuple<Who, bool>> {
+class OomShimBelow : public OomShim, public ::testing::WithParamInterface<std::tuple<Who, bool>> {
  protected:
   static constexpr char kUntilItIsBelow[] = "until grep -q below /proc/self/cgroup; do :; done; ";
   static Who who() { return std::get<0>(GetParam()); }
@@ -54,14 +53,15 @@ class OomShimBelow : public OomShim,
     EXPECT_TRUE(ctrd_->loop().RunUntil([&] {
       const std::string stat = ReadFile(absl::StrCat("/proc/", pid, "/stat")).value_or("");
       return absl::StrContains(stat, absl::StrCat(") ", std::string(1, state), " "));
-    })) << pid << " " << state;
+    })) << pid
+        << " " << state;
   }
 
   // True if the kernel's log has named the victim's cgroup.
   bool Run(const std::string& id, const std::function<void(Container&, pid_t)>& below) {
-    const std::string script =
-        who() == Who::kForkedByExec ? absl::StrCat(kUntilItIsBelow, kEater, "; exit 7")
-                                    : absl::StrCat(kUntilItIsBelow, "exec ", kEater);
+    const std::string script = who() == Who::kForkedByExec
+                                   ? absl::StrCat(kUntilItIsBelow, kEater, "; exit 7")
+                                   : absl::StrCat(kUntilItIsBelow, "exec ", kEater);
     Container& c = ctrd_->New(id, Limited(who() == Who::kInit ? script : "sleep 1000"));
     auto pid = c.Create();
     EXPECT_TRUE(pid.ok() && c.Start().ok());
@@ -161,15 +161,16 @@ TEST_P(OomShimBelow, TheRemovalOfACgroupIsNoKillByItself) {
   EXPECT_EQ(ends, expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Kills, OomShimBelow,
-    ::testing::Combine(::testing::Values(Who::kInit, Who::kExec, Who::kForkedByExec),
-                       ::testing::Bool()),
-    [](const auto& info) {
-      const char* names[] = {"AnInit", "AnExec", "AChildOfAnExec"};
-      return absl::StrCat(names[static_cast<int>(std::get<0>(info.param))],
-                          std::get<1>(info.param) ? "InOneThatWasSeen" : "InOneThatWasNeverSeen");
-    });
+INSTANTIATE_TEST_SUITE_P(Kills, OomShimBelow,
+                         ::testing::Combine(::testing::Values(Who::kInit, Who::kExec,
+                                                              Who::kForkedByExec),
+                                            ::testing::Bool()),
+                         [](const auto& info) {
+                           const char* names[] = {"AnInit", "AnExec", "AChildOfAnExec"};
+                           return absl::StrCat(names[static_cast<int>(std::get<0>(info.param))],
+                                               std::get<1>(info.param) ? "InOneThatWasSeen"
+                                                                       : "InOneThatWasNeverSeen");
+                         });
 
 TEST_P(OomSeries, TellsEachKillOnceAndBeforeTheExit) { RunSeries(); }
 INSTANTIATE_TEST_SUITE_P(Kills, OomSeries, kOomSeries, OomSeriesName);

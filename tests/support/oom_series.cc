@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "absl/strings/match.h"
@@ -15,6 +17,8 @@
 #include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
 #include "tests/support/build.h"
+#include "tests/support/memory_cgroup.h"
+#include "tests/support/shim_process.h"
 
 namespace feather::test {
 namespace {
@@ -60,6 +64,9 @@ void OomSeries::SetUp() {
     EXPECT_TRUE(WriteFile("/proc/sys/fs/inotify/max_user_instances", "0", 0).ok());
     EXPECT_EQ(inotify_init1(IN_CLOEXEC), -1);
   }
+  if (Getenv("FEATHER_OOM_RUNTIME") == "crun" && !Cgroup2MemoryRoot()) {
+    ASSERT_TRUE(HideUnifiedCgroup()) << strerror(errno);
+  }
   NewContainerd();
 }
 
@@ -71,14 +78,17 @@ void OomSeries::NewContainerd() {
   Settings settings;
   if (stock_ == "1.6") settings.daemon = Daemon::k1_6;
   settings.systemd_cgroup = !Getenv("FEATHER_GUEST_SYSTEMD").empty();
+  if (const std::string runtime = Getenv("FEATHER_OOM_RUNTIME"); !runtime.empty())
+    settings.runtime = runtime;
   ctrd_.reset();
   ctrd_ = std::make_unique<FakeContainerd>(settings);
 }
 
 std::string OomSeries::FiguresPath() const {
+  const std::string runtime = Getenv("FEATHER_OOM_RUNTIME");
   return absl::StrCat(Getenv("FEATHER_OOM_FIGURES"), "/",
-                      feather() ? "feather" : absl::StrCat("stock-", stock_), "-", GetParam().name,
-                      ".csv");
+                      feather() ? "feather" : absl::StrCat("stock-", stock_),
+                      runtime.empty() ? "" : "-", runtime, "-", GetParam().name, ".csv");
 }
 
 Container& OomSeries::MakeVictim(const std::string& id) {

@@ -20,6 +20,7 @@
 //                        soon as it is judged, and a later run goes on where the file ends
 //   FEATHER_GUEST_SYSTEMD
 //                        not empty: systemd, process 1, makes the cgroups (tests/cgroup2/run)
+//   FEATHER_OOM_RUNTIME  the OCI runtime, runc unless set
 //   FEATHER_SHIM, FEATHER_SHIM_SERIES
 //                        another shim, and the series of containerd that it is of ("1.6", "2.1"):
 //                        what it does is printed, and nothing expected of it

@@ -593,6 +593,35 @@ TEST_F(OomShimBeforeStart, TheKillsOfAnEarlierContainerInTheSameCgroupAreNotTold
   EXPECT_THAT(Ends("quiet"), ::testing::ElementsAre("/tasks/exit quiet 3"));
 }
 
+// Which the OCI runtime alone interprets.
+TEST_F(OomShimBeforeStart, TheKillsOfAnEarlierContainerAreNotToldWhereTheCgroupsPathIsRelative) {
+  for (const std::string id : {"created", "restored"}) {
+    MemoryCgroup cgroup(*MemoryController(), absl::StrCat(ctrd_->name(), "-", id));
+    cgroup.Limit(uint64_t{kLimitMiB} << 20);
+    Member earlier(cgroup, [] { EatMemory(size_t{200} << 20); });
+    EXPECT_TRUE(earlier.RunToItsKill());
+    ContainerOptions options = Limited("sleep 1000");
+    options.spec.cgroups_path = absl::StrCat(ctrd_->name(), "-", id);
+    Container& c = ctrd_->New(id, options);
+    task::CreateTaskRequest request = c.CreateRequest();
+    if (id == "restored") request.set_checkpoint("/images/a");
+    ASSERT_TRUE(c.Create(request).ok());
+    ASSERT_TRUE(c.Start().ok());
+    EXPECT_EQ(MemoryDirectory(c), cgroup.path());
+    Remove(c);
+    EXPECT_THAT(Ends(id), ::testing::ElementsAre(absl::StrCat("/tasks/exit ", id, " 137")));
+  }
+}
+
+TEST_F(OomShimBeforeStart, TheKillOfAnInitIsToldWhereTheCgroupsPathIsRelative) {
+  Instead("create", KillTheInit());
+  ContainerOptions options = Limited("sleep 1000");
+  options.spec.cgroups_path = absl::StrCat(ctrd_->name(), "-a");
+  Container& c = ctrd_->New("a", options);
+  ASSERT_TRUE(c.Create().ok());
+  ExpectToldBeforeTheExit(c);
+}
+
 // Where the kernel's log cannot be had the counters are enough, as long as the cgroup is there.
 class OomShimWithoutLog : public OomShim, public ::testing::WithParamInterface<const char*> {
  protected:

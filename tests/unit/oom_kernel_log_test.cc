@@ -142,22 +142,6 @@ TEST_F(OomKernelLog, LeavesOutWhatIsOlderThanTheContainer) {
   EXPECT_EQ(Taken(), Words{});
 }
 
-// Pids are given anew: since the process was last seen alive nobody of its pid was killed.
-TEST_F(OomKernelLog, LeavesOutWhatIsOlderThanTheLastReading) {
-  const auto add = [this](const char* last) {
-    log_.emplace(cgroup_->path(), Clock::now() - std::chrono::hours(1));
-    log_->SawProcesses({41, 42});
-    log_->Add(Killed(41, "9000000000000000"));
-    log_->Add(Killed(42, last));
-  };
-  add("9000000600000000");
-  EXPECT_EQ(Taken(), (Words{"41 dd ", "42 dd "}));
-  add("9000000600000000");
-  const std::vector<Victim> victims = log_->Take(Clock::now() - std::chrono::minutes(1));
-  ASSERT_EQ(victims.size(), 1u);
-  EXPECT_EQ(victims[0].pid, 42);
-}
-
 TEST_F(OomKernelLog, LeavesOutWhatTheKernelHasNotWritten) {
   log_->SawProcesses({42});
   log_->Add(Killed(42, kLater, 11));

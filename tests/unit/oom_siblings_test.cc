@@ -78,7 +78,6 @@ TEST_F(OomSiblings, ASiblingThatIsGoneMakesADoubt) {
   Remove("other");
   Remove("ours");
   EXPECT_EQ(siblings_->LastCount(), std::nullopt);
-  EXPECT_TRUE(siblings_->was_doubtful());
 }
 
 TEST_F(OomSiblings, ASiblingThatIsGoneWithoutAnyKillMakesNoDoubtLater) {
@@ -116,7 +115,6 @@ TEST_F(OomSiblings, CannotTellOfACgroupThatNeverWas) {
   never.Remember();
   Kills("", 5);
   EXPECT_EQ(never.LastCount(), std::nullopt);
-  EXPECT_FALSE(never.was_doubtful());
 }
 
 TEST(Cgroupfs, ReadsCountersAmongKeysOfOtherKernels) {

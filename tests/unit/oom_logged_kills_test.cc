@@ -1,5 +1,6 @@
-// Directories stand for cgroups, and lines given by the test for the kernel's: so the counts and the
-// lines come in each order in which a reading can find them.
+// What is told by the kernel's log beside the counters. Directories stand for cgroups, and lines
+// given by the test for the kernel's: so counts and lines come in each order in which a reading can
+// find them.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include "oom/kernel_record.h"
 #include "oom/logged_kills.h"
 #include "oom/subtree_kills.h"
+#include "oom/uncounted_kills.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
 #include "tests/support/shim_bundle.h"
@@ -22,14 +24,42 @@
 namespace feather::oom {
 namespace {
 
-class OomSubtreeKills : public testing::Test {
+class OomLoggedKills : public testing::Test {
  protected:
   void SetUp() override {
     if (LogNameOf(files_.path()).empty() || !KnowsPidsOfLog())
       GTEST_SKIP() << "in namespaces of its own";
+  }
+
+  std::unique_ptr<LoggedKills> MakeLog() {
     auto log = std::make_unique<LoggedKills>(files_.path());
     log_ = log.get();
-    kills_.emplace(files_.path(), std::move(log));
+    return log;
+  }
+
+  static std::string Choice(const std::string& cgroup, int pid, const std::string& name = "dd") {
+    return absl::StrCat(
+        "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=",
+        "0,oom_memcg=/pod,task_memcg=", cgroup, ",task=", name, ",pid=", pid, ",uid=0");
+  }
+  void Choose(const std::string& name, int pid) {
+    log_->Add(Choice(LogNameOf(files_.path()) + absl::StrReplaceAll(name, {{"\\", "\\x5c"}}), pid));
+  }
+  void Kill(int pid) {
+    log_->Add(absl::StrCat("Memory cgroup out of memory: Killed process ", pid,
+                           " (dd) total-vm:206680kB, anon-rss:48000kB"));
+  }
+
+  test::TestDirectory files_;
+  LoggedKills* log_ = nullptr;
+};
+
+class OomSubtreeKills : public OomLoggedKills {
+ protected:
+  void SetUp() override {
+    OomLoggedKills::SetUp();
+    if (IsSkipped()) return;
+    kills_.emplace(files_.path(), MakeLog());
     EXPECT_EQ(Read(), 0u);
   }
 
@@ -43,26 +73,11 @@ class OomSubtreeKills : public testing::Test {
   }
   void Remove(const std::string& name) { std::filesystem::remove_all(Path(name)); }
 
-  static std::string Choice(const std::string& cgroup, int pid, const std::string& name = "dd") {
-    return absl::StrCat("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=",
-                        "0,oom_memcg=/pod,task_memcg=", cgroup, ",task=", name, ",pid=", pid,
-                        ",uid=0");
-  }
-  void Choose(const std::string& name, int pid) {
-    log_->Add(Choice(LogNameOf(files_.path()) + absl::StrReplaceAll(name, {{"\\", "\\x5c"}}), pid));
-  }
-  void Kill(int pid) {
-    log_->Add(absl::StrCat("Memory cgroup out of memory: Killed process ", pid,
-                           " (dd) total-vm:206680kB, anon-rss:48000kB"));
-  }
-
   uint64_t Read(uint64_t own = 0) {
     kills_->ReadLog();
     return kills_->Add(own, {});
   }
 
-  test::TestDirectory files_;
-  LoggedKills* log_ = nullptr;
   std::optional<SubtreeKills> kills_;
 };
 
@@ -172,6 +187,15 @@ TEST_F(OomSubtreeKills, TakesTheKillsOfProcessesThatItHasSeenWhereTheLogNamesNoC
   EXPECT_EQ(Read(), 2u);
 }
 
+// Pids are given anew: what the log had before the last reading was of somebody else.
+TEST_F(OomSubtreeKills, LeavesOutTheVictimThatHadThePidBefore) {
+  Kill(7);
+  Count("/a", 0, "7\n");
+  EXPECT_EQ(Read(), 0u);
+  Remove("/a");
+  EXPECT_EQ(Read(), 0u);
+}
+
 TEST_F(OomSubtreeKills, TakesAKillOnceWhoseCountWasReadBeforeTheLineThatNamesNoCgroup) {
   Count("/a", 0, "7\n");
   EXPECT_EQ(Read(), 0u);
@@ -193,7 +217,8 @@ TEST_F(OomSubtreeKills, LeavesOutWhatIsElsewhereOrNotKilled) {
   log_->Add(Choice("/evil", 7, absl::StrCat("a,task_memcg=", name, "/b,task=c,pid=7,uid=0")));
   log_->Add(Choice(name + "/b,task=c", 7));
   Choose("/b", 7);
-  log_->Add("Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip killing the task");
+  log_->Add(
+      "Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip killing the task");
   Remove("/a");
   EXPECT_EQ(Read(), 0u);
 }
@@ -237,6 +262,64 @@ TEST_F(OomSubtreeKills, HoldsOneDescriptorHoweverManyAreListening) {
   others.clear();
   kills_.reset();
   EXPECT_LT(test::OpenDescriptors().size(), before.size());
+}
+
+class OomUncountedKills : public OomLoggedKills {
+ protected:
+  void SetUp() override {
+    OomLoggedKills::SetUp();
+    if (!IsSkipped()) kills_.emplace(/*init=*/1000, MakeLog());
+  }
+
+  void Read(const std::vector<pid_t>& processes, bool rose = false) {
+    kills_->BeginReading();
+    kills_->EndReading(processes, rose);
+  }
+
+  std::optional<UncountedKills> kills_;
+};
+
+TEST_F(OomUncountedKills, AreThoseOfTheCgroupOrOfItsProcesses) {
+  Read({7, 8});
+  Choose("", 9);
+  Kill(9);
+  Choose("/a", 10);
+  Kill(10);
+  Kill(8);
+  Kill(11);
+  log_->Add(Choice("/other", 7));
+  Kill(7);
+  // The reading that finds the cgroup gone has begun before it does.
+  kills_->BeginReading();
+  EXPECT_EQ(kills_->Count(), 3u);
+}
+
+TEST_F(OomUncountedKills, AreThatOfAnInitWhichWasNeverSeen) {
+  Read({});
+  Kill(1000);
+  EXPECT_EQ(kills_->Count(), 1u);
+}
+
+TEST_F(OomUncountedKills, AreNoneThatTheLogHadBeforeTheLastReading) {
+  Choose("", 9);
+  Kill(9);
+  Kill(7);
+  Read({7});
+  EXPECT_EQ(kills_->Count(), 0u);
+}
+
+TEST_F(OomUncountedKills, AreThoseChosenBeforeTheLastReadingAndKilledAfterIt) {
+  Choose("", 9);
+  Read({9});
+  Kill(9);
+  EXPECT_EQ(kills_->Count(), 1u);
+}
+
+TEST_F(OomUncountedKills, AreNoneRightAfterACount) {
+  Choose("", 9);
+  Read({9}, /*rose=*/true);
+  Kill(9);
+  EXPECT_EQ(kills_->Count(), 0u);
 }
 
 }  // namespace
