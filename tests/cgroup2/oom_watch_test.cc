@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "oom/explainer.h"
 #include "oom/kernel_log.h"
+#include "oom/uncounted_kills.h"
 #include "oom/watch.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
@@ -562,7 +563,7 @@ TEST_F(OomScope, TheKernelsLogDoesNotTellAKillThatWasCounted) {
       watch_->Read();
       EXPECT_EQ(kills_.size(), 1u);
       io_.restart();
-      if (long_ago) io_.run_for(Explainer::kDoubt + Explainer::kPatience);
+      if (long_ago) io_.run_for(UncountedKills::kDoubt + Explainer::kPatience);
       KillOne(*sibling);
     }
     EndUnseen(init);

@@ -161,16 +161,18 @@ TEST_P(OomShimBelow, TheRemovalOfACgroupIsNoKillByItself) {
   EXPECT_EQ(ends, expected);
 }
 
+std::string BelowName(const ::testing::TestParamInfo<std::tuple<Who, bool>>& info) {
+  const auto [who, seen] = info.param;
+  return absl::StrCat(who == Who::kInit   ? "AnInit"
+                      : who == Who::kExec ? "AnExec"
+                                          : "AChildOfAnExec",
+                      seen ? "InOneThatWasSeen" : "InOneThatWasNeverSeen");
+}
 INSTANTIATE_TEST_SUITE_P(Kills, OomShimBelow,
                          ::testing::Combine(::testing::Values(Who::kInit, Who::kExec,
                                                               Who::kForkedByExec),
                                             ::testing::Bool()),
-                         [](const auto& info) {
-                           const char* names[] = {"AnInit", "AnExec", "AChildOfAnExec"};
-                           return absl::StrCat(names[static_cast<int>(std::get<0>(info.param))],
-                                               std::get<1>(info.param) ? "InOneThatWasSeen"
-                                                                       : "InOneThatWasNeverSeen");
-                         });
+                         BelowName);
 
 TEST_P(OomSeries, TellsEachKillOnceAndBeforeTheExit) { RunSeries(); }
 INSTANTIATE_TEST_SUITE_P(Kills, OomSeries, kOomSeries, OomSeriesName);

@@ -483,6 +483,20 @@ class OomShimBeforeStart : public OomShimRuntime {
     return absl::StrCat("cgroup=$(sed -n '", find, "' /proc/$(cat $pid_file)/cgroup); ");
   }
 
+  // Ends with its shims elsewhere.
+  class HomeOfShims : public MemoryCgroup {
+   public:
+    explicit HomeOfShims(const std::string& name) : MemoryCgroup(*MemoryController(), name) {}
+    HomeOfShims(const HomeOfShims&) = delete;
+    HomeOfShims& operator=(const HomeOfShims&) = delete;
+    ~HomeOfShims() {
+      const std::vector<std::string> shims =
+          absl::StrSplit(Read("cgroup.procs"), '\n', absl::SkipEmpty());
+      for (const std::string& pid : shims)
+        WriteFile(*MemoryController() + "/cgroup.procs", pid, 0).IgnoreError();
+    }
+  };
+
   // In the script that makes a container: another process in its cgroup wants too much, and the
   // init is who the kernel prefers then.
   static std::string KillTheInit(absl::string_view after = "") {
@@ -593,16 +607,19 @@ TEST_F(OomShimBeforeStart, TheKillsOfAnEarlierContainerInTheSameCgroupAreNotTold
   EXPECT_THAT(Ends("quiet"), ::testing::ElementsAre("/tasks/exit quiet 3"));
 }
 
-// Which the OCI runtime alone interprets.
+// runc takes it to begin at its own cgroup, the shim's, or (cgroup2) above that.
 TEST_F(OomShimBeforeStart, TheKillsOfAnEarlierContainerAreNotToldWhereTheCgroupsPathIsRelative) {
   for (const std::string id : {"created", "restored"}) {
-    MemoryCgroup cgroup(*MemoryController(), absl::StrCat(ctrd_->name(), "-", id));
+    HomeOfShims home(absl::StrCat(ctrd_->name(), "-shim"));
+    MemoryCgroup cgroup(Unified() ? *MemoryController() : home.path(),
+                        absl::StrCat(ctrd_->name(), "-", id));
     cgroup.Limit(uint64_t{kLimitMiB} << 20);
     Member earlier(cgroup, [] { EatMemory(size_t{200} << 20); });
     EXPECT_TRUE(earlier.RunToItsKill());
     ContainerOptions options = Limited("sleep 1000");
     options.spec.cgroups_path = absl::StrCat(ctrd_->name(), "-", id);
     Container& c = ctrd_->New(id, options);
+    home.Write("cgroup.procs", absl::StrCat(c.shim_pid()));
     task::CreateTaskRequest request = c.CreateRequest();
     if (id == "restored") request.set_checkpoint("/images/a");
     ASSERT_TRUE(c.Create(request).ok());
@@ -617,7 +634,9 @@ TEST_F(OomShimBeforeStart, TheKillOfAnInitIsToldWhereTheCgroupsPathIsRelative) {
   Instead("create", KillTheInit());
   ContainerOptions options = Limited("sleep 1000");
   options.spec.cgroups_path = absl::StrCat(ctrd_->name(), "-a");
+  HomeOfShims home(absl::StrCat(ctrd_->name(), "-shim"));
   Container& c = ctrd_->New("a", options);
+  home.Write("cgroup.procs", absl::StrCat(c.shim_pid()));
   ASSERT_TRUE(c.Create().ok());
   ExpectToldBeforeTheExit(c);
 }
