@@ -20,15 +20,15 @@ namespace feather::oom {
 // reported; but a kill there signals nothing here, so that it is told with the next reading (which
 // comes before any exit that is published).
 //
-// A cgroup that is removed before the reading takes its counter along, and no ancestor keeps it. For
-// the container's own and those below it, seen before or not, the kernel's log is asked
+// A cgroup that is removed before the reading takes its counter along, and no ancestor keeps it.
+// For the container's own and those below it, seen before or not, the kernel's log is asked
 // (subtree_kills.h): each reading looks whether it has anything new.
 //
 // Errs towards a missing report: the log may have lost a line, or not name the victim's cgroup, of
 // more than ten kills in five seconds on the machine, when the process was not there at the last
 // reading; or its names and pids mean nothing here. A kill that is counted more than a second after
-// its signal (the kernel writes its report to a slow console in between) is told late, with the next
-// reading.
+// its signal (the kernel writes its report to a slow console in between) is told late, with the
+// next reading.
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained);

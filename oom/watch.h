@@ -60,14 +60,15 @@ struct Beginning {
 // cgroup.events polled for EPOLLPRI, no inotify) and cgroup1.h (memory.oom_control with an
 // eventfd); their headers name the kernel's guarantees that they stand on and what remains
 // uncertain. What they are made of, in the order in which to read it:
-//   cgroupfs.h    reads and parses the files
-//   account.h     decides which readings are told
-//   kernel_record.h  what the kernel's log says of a kill
-//   explainer.h   asks the kernel's log (kernel_log.h) who was killed
-//   logged_kills.h   the log from the watch's start on, for cgroups that are gone before they were read:
-//   subtree_kills.h  on cgroup1, whose counters are of one cgroup each
+//   cgroupfs.h         reads and parses the files
+//   account.h          decides which readings are told
+//   kernel_record.h    reads and parses the kernel's log
+//   explainer.h        asks it (kernel_log.h) who was killed
+//   logged_kills.h     what it has got since the watch's start, for cgroups that are gone before
+//                      they were read:
+//   subtree_kills.h    on cgroup1, whose counters are of one cgroup each
 //   uncounted_kills.h  on cgroup2
-//   siblings.h    cgroup2 below systemd: the same by the counts of others
+//   siblings.h         cgroup2 below systemd: the same by the counts of others
 //   cgroup1.cc, cgroup2.cc
 //
 // "Told" means, here and in those files, that on_kill was called.
