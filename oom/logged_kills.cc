@@ -21,9 +21,8 @@ class LoggedKills::Log {
     std::shared_ptr<Log> log = shared.lock();
     if (!log) shared = log = std::make_shared<Log>();
     // Again, if it could not be opened for the one before.
-    if (!log->file_) log->file_ = OpenKernelLog();
-    // What was written before is not the listener's. (The others have it told.)
-    if (log->listeners_.empty() && log->file_) lseek(log->file_.get(), 0, SEEK_END);
+    if (!log->file_ && (log->file_ = OpenKernelLog())) lseek(log->file_.get(), 0, SEEK_END);
+    // What was written before is the others', if anybody's.
     log->Read();
     log->listeners_.insert(listener);
     return log;
