@@ -45,8 +45,7 @@ Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
     if (self->ended_) co_return;
     self->Read();
     left = *self->counted_at_ + kPatience - Clock::now();
-    if (left > Clock::duration::zero() || self->found_.empty() || !self->read_counters_) continue;
-    // A kill whose line was read before its count.
+    if (left > Clock::duration::zero() || !self->read_counters_) continue;
     self->read_counters_();
     if (self->ended_) co_return;
     left = *self->counted_at_ + kPatience - Clock::now();

@@ -18,9 +18,9 @@ namespace feather::oom {
 // ends.
 //
 // The line of a kill is written some microseconds after the counter was raised, and the log is read
-// for kPatience after each increase: from then on, whatever is found belongs to a later one. The
-// log may be ahead of the counters as they were last read: before a line is thrown away, the watch
-// is asked to read them again.
+// for kPatience after each increase: from then on, whatever is found belongs to a later one. Then
+// the watch is asked to read the counters again: the log may be ahead of them, and lines that came
+// after their count must not be new to the next reading (subtree_kills.h, uncounted_kills.h).
 class Explainer : public std::enable_shared_from_this<Explainer> {
  public:
   static constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
@@ -30,8 +30,8 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
             const Beginning& beginning, Watch::OnExplained on_explained);
 
   // `read_counters` makes the watch read its counters, and call KillsCounted if one has risen;
-  // called by the loop until End or Drop. Without it, the victim of a kill just now may remain
-  // unknown.
+  // called by the loop until End or Drop, kPatience after an increase. Without it, the victim of a
+  // kill just now may remain unknown.
   void SetReadCounters(std::function<void()> read_counters) {
     read_counters_ = std::move(read_counters);
   }
