@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
@@ -35,16 +34,6 @@ namespace {
 // before the one that was signalled.
 constexpr Clock::duration kFirstReread = std::chrono::milliseconds(1);
 constexpr Clock::duration kLongestReread = std::chrono::seconds(1);
-
-// Reads all that there is, of an eventfd or of the kernel's log.
-void Drain(int fd) {
-  std::array<char, kLongestRecord> record;
-  ssize_t size = 0;
-  do {
-    size = read(fd, record.data(), record.size());
-    // EPIPE: records were overwritten before they were read. EINVAL: one was too long.
-  } while (size > 0 || (size < 0 && (errno == EPIPE || errno == EINTR || errno == EINVAL)));
-}
 
 // Has `signal` signalled when the cgroup is out of memory.
 absl::Status Register(const UniqueFd& signal, const UniqueFd& control,
@@ -152,9 +141,14 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
       auto [error] =
           co_await self->signal_.async_wait(asio::posix::descriptor_base::wait_read, kAwait);
       if (error) co_return;
-      Drain(self->signal_.native_handle());
-      // The line "Killed process" comes after the count.
-      if (self->is_log_) continue;
+      if (self->is_log_) {
+        // Its lines do not matter, and whoever writes many must not keep this loop. "Killed
+        // process" comes after the count.
+        lseek(self->signal_.native_handle(), 0, SEEK_END);
+        continue;
+      }
+      eventfd_t signals = 0;
+      eventfd_read(self->signal_.native_handle(), &signals);
       self->next_reread_ = kFirstReread;
       if (self->rereading_) {
         self->timer_.cancel();
