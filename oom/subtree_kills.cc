@@ -59,7 +59,7 @@ uint64_t SubtreeKills::Add(uint64_t own, std::vector<pid_t> processes) {
     const uint64_t earlier = Match(cgroup, cgroup.kills - counted, made);
     if (!made || seen_all_) total_ += cgroup.kills - counted + earlier;
   }
-  total_ += TakeGone(now);
+  total_ += TakeGone(now, all);
   // One that is there, but cannot be read just now, would be new to the next reading.
   for (const auto& [inode, cgroup] : seen_)
     if (all && now.size() < kMostCgroups && !now.contains(inode) && IsThere(cgroup.path, inode))
@@ -121,10 +121,12 @@ uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   return earlier;
 }
 
-uint64_t SubtreeKills::TakeGone(const Cgroups& now) {
+uint64_t SubtreeKills::TakeGone(const Cgroups& now, bool all) {
   if (!log_) return 0;
   uint64_t kills = std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
-    return kill.directory != own_.path && !IsThere(kill.directory);
+    // Match has left no certain one of those that were read.
+    const bool left_out = !all && kill.certain;
+    return kill.directory != own_.path && (left_out || !IsThere(kill.directory));
   });
   const std::vector<pid_t> victims = log_->TakeUnnamed();
   if (victims.empty()) return kills;

@@ -19,8 +19,9 @@ namespace feather::oom {
 //
 // Cgroups are told apart by inode: one may be made anew under an old name, or renamed.
 //
-// Of more than kMostCgroups the farthest are left out, and what is new to the reading after that
-// may have been counted before: a container that makes so many hides its own kills only.
+// Of more than kMostCgroups the counters of the farthest are left out, and what is new to the
+// reading after that may have been counted before: a container that makes so many hides its own
+// kills only, but for those that the log names.
 class SubtreeKills {
  public:
   // `log`: none where only the counters are wanted.
@@ -53,8 +54,9 @@ class SubtreeKills {
   // Takes what the log has of `cgroup`, `kills` of which are in the counter now; `made`: since the
   // last reading. Returns the kills of earlier cgroups of that name.
   uint64_t Match(Cgroup& cgroup, uint64_t kills, bool made);
-  // Kills in cgroups that are gone without having been seen, or since they were.
-  uint64_t TakeGone(const Cgroups& now);
+  // Kills in cgroups that are gone without having been seen, or since they were, or, unless `all`
+  // are in `now`, that were left out.
+  uint64_t TakeGone(const Cgroups& now, bool all);
   // Of a cgroup that is gone, by the processes that were there.
   static uint64_t CountUnnamed(const Cgroup& gone, const std::vector<pid_t>& victims);
 
