@@ -254,6 +254,44 @@ TEST_F(OomCgroup1, ExplainsAKillWhoseLineWasReadBeforeItsCount) {
   }
 }
 
+// Directories stand for cgroups: nothing signals, so that it is this reading which finds the second
+// count.
+TEST_F(OomCgroup1, ReadsOnceMoreWhenTheLinesOfAKillAreThere) {
+  test::TestDirectory files;
+  const auto count = [&files](int kills) {
+    const std::string text = absl::StrCat("under_oom 0\noom_kill ", kills, "\n");
+    EXPECT_TRUE(WriteFile(files.path() + "/memory.oom_control", text, 0644).ok());
+  };
+  count(0);
+  EXPECT_TRUE(WriteFile(files.path() + "/cgroup.event_control", "", 0644).ok());
+  auto watch = Watch::Start(io_, false, files.path(),
+                            [this](const Counters& c) { kills_.push_back(c.oom_kill); });
+  ASSERT_TRUE(watch.ok()) << watch.status();
+  Settle();
+  count(1);
+  (*watch)->Read();
+  count(2);
+  EXPECT_TRUE(RunUntil(
+      io_, [this] { return kills_.size() == 2; }, std::chrono::seconds(10)));
+}
+
+TEST_F(OomCgroup1, ALogThatIsOpenedLateTellsNobodyWhatWasBefore) {
+  Member victim(*cgroup_, [] { EatMemory(kTooMuch); });
+  EXPECT_TRUE(victim.RunToItsKill());
+  std::optional<LoggedKills> first;
+  {
+    const NoDescriptors none;
+    first.emplace(cgroup_->path());
+  }
+  LoggedKills second(cgroup_->path());
+  for (LoggedKills* log : {&*first, &second}) {
+    log->Read();
+    EXPECT_TRUE(log->named().empty());
+    const std::vector<pid_t> unnamed = log->TakeUnnamed();
+    EXPECT_EQ(std::count(unnamed.begin(), unnamed.end(), victim.pid()), 0);
+  }
+}
+
 TEST_F(OomCgroup1, KillsBetweenTwoReadingsShareOneReport) {
   auto watch = StartWatch();
   KillOne(*cgroup_);

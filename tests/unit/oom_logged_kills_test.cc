@@ -17,6 +17,7 @@
 #include "oom/logged_kills.h"
 #include "oom/subtree_kills.h"
 #include "oom/uncounted_kills.h"
+#include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
 #include "tests/support/shim_bundle.h"
@@ -158,6 +159,22 @@ TEST_F(OomSubtreeKills, TakesTheKillsOfCgroupsOfOneName) {
   EXPECT_EQ(Read(), 3u);
   Remove("/a");
   EXPECT_EQ(Read(), 3u);
+}
+
+TEST_F(OomSubtreeKills, TakesTheKillThatIsNamedOfACgroupThatIsLeftOutForWantOfRoom) {
+  Count("/near", 0);
+  Count("/near/far", 0);
+  for (size_t i = 0; i < kMostCgroups; ++i) Count(absl::StrCat("/", i), 0);
+  EXPECT_EQ(Read(), 0u);
+  Choose("/near/far", 7);
+  EXPECT_EQ(Read(), 0u);
+  Count("/near/far", 1);
+  Kill(7);
+  EXPECT_EQ(Read(), 1u);
+  for (size_t i = 0; i < kMostCgroups; ++i) Remove(absl::StrCat("/", i));
+  EXPECT_EQ(Read(), 1u);
+  Remove("/near/far");
+  EXPECT_EQ(Read(), 1u);
 }
 
 TEST_F(OomSubtreeKills, TakesTheKillsOfARenamedCgroupOnce) {
