@@ -65,13 +65,16 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     RETURN_IF_ERROR(Assign(memory_, std::move(memory)));
     RETURN_IF_ERROR(Assign(cgroup_, std::move(cgroup)));
     if (parent) RETURN_IF_ERROR(Assign(parent_, std::move(parent)));
-    if (parent_.is_open()) siblings_.Remember();
+    ReadParent();
     Populated();
     explainer_->SetReadCounters([weak = weak_from_this()] {
       if (auto self = weak.lock()) self->Read();
     });
-    for (asio::posix::stream_descriptor* file : {&memory_, &cgroup_, &parent_})
-      if (file->is_open()) Spawn(io_, Follow(shared_from_this(), file));
+    Spawn(io_, Follow(shared_from_this(), memory_, &Cgroup2State::Read));
+    Spawn(io_, Follow(shared_from_this(), cgroup_, &Cgroup2State::Read));
+    // What is this cgroup's own wakes by its own files, too. The parent's is woken by whatever
+    // reaches a limit in it, in system.slice a hundred times a second for each container there.
+    Spawn(io_, Follow(shared_from_this(), parent_, &Cgroup2State::ReadParent));
     return absl::OkStatus();
   }
 
@@ -79,7 +82,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     if (!memory_.is_open()) return;
     uncounted_.BeginReading();
     // First, so that a kill between the two is in one of the counts (siblings.h).
-    if (parent_.is_open()) ReadParent();
+    ReadParent();
     // Before the counters: the kill that empties the cgroup in between would be in neither reading.
     bool populated = Populated();
     std::vector<pid_t> processes;
@@ -113,13 +116,15 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
-  static Async<> Follow(std::shared_ptr<Cgroup2State> self, asio::posix::stream_descriptor* file) {
+  // `file`: of `self`.
+  static Async<> Follow(std::shared_ptr<Cgroup2State> self, asio::posix::stream_descriptor& file,
+                        void (Cgroup2State::*read)()) {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
     while (true) {
-      self->Read();
-      if (!file->is_open()) co_return;
-      auto [error] = co_await file->async_wait(asio::posix::descriptor_base::wait_error, kAwait);
+      (self.get()->*read)();
+      if (!file.is_open()) co_return;
+      auto [error] = co_await file.async_wait(asio::posix::descriptor_base::wait_error, kAwait);
       if (error) co_return;
     }
   }
@@ -163,7 +168,9 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   }
 
   void ReadParent() {
-    if (ReadAgain(parent_.native_handle()).error == 0) return siblings_.Remember();
+    if (!parent_.is_open()) return;
+    const Content events = ReadAgain(parent_.native_handle());
+    if (events.error == 0) return siblings_.Remember(ParseCounters(events.text).oom_kill);
     asio::error_code ignored;
     parent_.close(ignored);
   }

@@ -22,9 +22,9 @@ Siblings::Siblings(const std::string& directory)
     : parent_(directory.substr(0, directory.rfind('/'))),
       name_(directory.substr(directory.rfind('/') + 1)) {}
 
-void Siblings::Remember() {
+void Siblings::Remember(uint64_t parent) {
   // What the parent has not counted has not happened in any of its children.
-  if (remembered_ && OomKills(parent_) == remembered_->parent) return;
+  if (remembered_ && parent == remembered_->parent) return;
   std::optional<Reading> now = ReadAll();
   if (now && now->children.contains(name_)) remembered_ = std::move(now);
 }

@@ -18,8 +18,9 @@ class Siblings {
   explicit Siblings(const std::string& directory);
 
   // Call it before each reading of the cgroup's own counter, so that a kill between the two is in
-  // one of them. Costs one read unless the parent's counter has changed; then one of each child.
-  void Remember();
+  // one of them. `parent`: the parent's oom_kill, just read. Only if it has changed each child is
+  // read.
+  void Remember(uint64_t parent);
 
   // After the cgroup has gone: its oom_kill, told from the others' kills since the last Remember;
   // nullopt where it cannot be told.

@@ -26,7 +26,7 @@ class OomSiblings : public testing::Test {
     Kills("ours", 0);
     Kills("other", 0);
     siblings_.emplace((parent_ / "ours").string());
-    siblings_->Remember();
+    Remember(*siblings_);
   }
   void TearDown() override { fs::remove_all(parent_); }
 
@@ -39,6 +39,9 @@ class OomSiblings : public testing::Test {
                     .ok());
   }
   void Remove(const std::string& name) { fs::remove_all(parent_ / name); }
+  void Remember(Siblings& siblings) {
+    siblings.Remember(ParseCounters(ReadPath(parent_ / "memory.events").text).oom_kill);
+  }
 
   fs::path parent_;
   std::optional<Siblings> siblings_;
@@ -52,7 +55,7 @@ TEST_F(OomSiblings, NoKillInTheParentIsNone) {
 TEST_F(OomSiblings, WhatNoSiblingAccountsForWasOurs) {
   Kills("ours", 1);
   Kills("", 1);
-  siblings_->Remember();
+  Remember(*siblings_);
   Kills("", 4);
   Kills("other", 1);
   Remove("ours");
@@ -83,10 +86,10 @@ TEST_F(OomSiblings, ASiblingThatIsGoneMakesADoubt) {
 TEST_F(OomSiblings, ASiblingThatIsGoneWithoutAnyKillMakesNoDoubtLater) {
   Remove("other");
   Kills("third", 0);
-  siblings_->Remember();
+  Remember(*siblings_);
   Kills("", 1);
   Kills("ours", 1);
-  siblings_->Remember();
+  Remember(*siblings_);
   Kills("", 2);
   Remove("ours");
   EXPECT_EQ(siblings_->LastCount(), 2u);
@@ -95,7 +98,7 @@ TEST_F(OomSiblings, ASiblingThatIsGoneWithoutAnyKillMakesNoDoubtLater) {
 TEST_F(OomSiblings, ASiblingMadeAgainMakesADoubt) {
   Kills("other", 2);
   Kills("", 2);
-  siblings_->Remember();
+  Remember(*siblings_);
   Kills("", 3);
   Kills("other", 1);
   Remove("ours");
@@ -105,14 +108,14 @@ TEST_F(OomSiblings, ASiblingMadeAgainMakesADoubt) {
 TEST_F(OomSiblings, CannotTellWithoutTheParent) {
   Kills("ours", 2);
   Kills("", 2);
-  siblings_->Remember();
+  Remember(*siblings_);
   fs::remove_all(parent_);
   EXPECT_EQ(siblings_->LastCount(), std::nullopt);
 }
 
 TEST_F(OomSiblings, CannotTellOfACgroupThatNeverWas) {
   Siblings never((parent_ / "never").string());
-  never.Remember();
+  Remember(never);
   Kills("", 5);
   EXPECT_EQ(never.LastCount(), std::nullopt);
 }
