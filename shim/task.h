@@ -48,9 +48,13 @@ struct TaskService::Task {
   const oom::Counters& oom_counters() const {
     return oom_watch ? oom_watch->counters() : unwatched_counters;
   }
-  bool forgotten() const {
-    return deleted && access(container->config().bundle.c_str(), F_OK) < 0 && errno == ENOENT;
+  // containerd removes a bundle once it has deleted the container, and also when it has given up
+  // the shim: then nobody asks for the container any more.
+  bool has_no_bundle() const {
+    return access(container->config().bundle.c_str(), F_OK) < 0 && errno == ENOENT;
   }
+  bool forgotten() const { return deleted && has_no_bundle(); }
+  bool given_up() const { return container->init()->exit.pid != 0 && !deletion && has_no_bundle(); }
 };
 
 // Go's zero time, which clients know, for a process that has not exited.

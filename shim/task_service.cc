@@ -90,7 +90,7 @@ void TaskService::Register(rpc::MethodTable& methods) {
 
 bool TaskService::idle() const {
   for (const auto& [id, task] : tasks_)
-    if (!task->deleted) return false;
+    if (!task->deleted && !task->given_up()) return false;
   return creating_.empty();
 }
 

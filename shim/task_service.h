@@ -54,7 +54,8 @@ class TaskService {
   // Under both names. The service must outlive the calls.
   void Register(rpc::MethodTable& methods);
 
-  // No container exists or is being created.
+  // No container exists or is being created; one that has ended and that containerd has given up
+  // does not count.
   bool idle() const;
   // Calls `on_shutdown` if there is neither a container nor a sandbox.
   void EndIfUnused();

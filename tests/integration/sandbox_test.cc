@@ -220,6 +220,26 @@ TEST_F(SandboxTest, OneWhoseBundleWasRemovedEndsWithoutAConnection) {
                                      std::chrono::seconds(120)));
 }
 
+TEST_F(SandboxTest, OneWhoseBundleWasRemovedEndsThoughNobodyDeletesItsContainers) {
+  pid_t pid = RunPod(Config(), Network().path());
+  Container& a = New("a", InPod(pid, "sleep 1000"));
+  ASSERT_THAT(a.Run(), IsOk());
+  auto wait = a.WaitAsync();
+  if (TestsGrpc()) {
+    // There `delete` waits for the end of a shim that is alive.
+    EXPECT_THAT(a.Kill(SIGKILL), IsOk());
+  } else {
+    EXPECT_EQ(Shim().RunDelete().helper.exit_code, 0);
+    EXPECT_EQ(a.RunDelete().helper.err, "");
+  }
+  EXPECT_THAT(wait.Get(), IsOk());
+  EXPECT_THAT(a.RemoveBundle(), IsOk());
+  EXPECT_THAT(Shim().RemoveBundle(), IsOk());
+  a.Disconnect();
+  Shim().Disconnect();
+  EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(Shim().shim_pid()).has_value(); }));
+}
+
 TEST_F(SandboxTest, AShutdownWithoutAStopGivesEverythingBack) {
   RunPod(Config(), Network().path());
   EXPECT_THAT(Shutdown(), IsOk());

@@ -48,6 +48,18 @@ TEST_F(Unserved, ACreationWhoseCallerHasGoneIsUndoneAtOnce) {
                                      "/tasks/delete a 137"));
 }
 
+// A restarted containerd got no answer in time: it runs `delete`, removes the bundle and never
+// comes back.
+TEST_F(Unserved, AShimThatWasGivenUpEndsThoughNobodyDeletesItsContainer) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  EXPECT_EQ(c.RunDelete().helper.err, "");
+  EXPECT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  c.Disconnect();
+  EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(c.shim_pid()).has_value(); }));
+}
+
 TEST_F(Unserved, OrphansAreReapedWhileAnExecWaitsForItsStreams) {
   ContainerOptions options;
   // Orphans of a container that shares the machine's pid namespace come to the shim.
