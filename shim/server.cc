@@ -48,7 +48,7 @@ constexpr int kDebugListener = 4;
 constexpr size_t kMaxGivenPath = 106;
 
 constexpr Clock::duration kIdleLimit = std::chrono::seconds(60);
-// Since the last connection was closed.
+// Since the last connection was closed, of one that has had a container.
 constexpr Clock::duration kClosedLimit = std::chrono::seconds(5);
 // containerd gives Shutdown 3 s.
 constexpr auto kDrainLimit = std::chrono::seconds(2);
@@ -159,6 +159,7 @@ class Shim {
                   .has_sandbox = [this] { return sandbox_.exists(); },
                   .prepare_bundle =
                       [this](const std::string& bundle, RuntimeOptions& options) {
+                        used_ = true;
                         return sandbox_.PrepareBundle(bundle, options);
                       },
                   .released = [this](const std::string& id) { Released(id); },
@@ -187,7 +188,9 @@ class Shim {
     AwaitSignal();
     // Of the end of a pod's last container containerd 2.0 to 2.3 tells nothing but by closing its
     // connections.
-    server_->OnIdle([this] { EndWhenIdle(kClosedLimit); });
+    // It closes one before it creates anything, too: over gRPC it tries the socket first.
+    server_->OnIdle(
+        [this] { EndWhenIdle(used_ || sandbox_.exists() ? kClosedLimit : kIdleLimit); });
     EndWhenIdle(kIdleLimit);
     server_->Serve(socket_.Release());
     if (UniqueFd debug = debug_socket_.Release()) debug_acceptor_.Serve(std::move(debug));
@@ -275,6 +278,8 @@ class Shim {
   ListeningSocket debug_socket_;
   // There is nothing to debug over it: whoever connects is told so by its end, and does not wait.
   rpc::Acceptor debug_acceptor_{io_, [](UniqueFd /*socket*/) {}};
+  // It has been asked for a container.
+  bool used_ = false;
   bool ending_ = false;
 };
 

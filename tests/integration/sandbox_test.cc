@@ -196,10 +196,14 @@ TEST_F(SandboxTest, TasksThatShutDownDoNotEndIt) {
   EXPECT_THAT(Shutdown(), IsOk());
 }
 
-// containerd knows of it, and may be away for longer. A shim that was told nothing is given up.
+// containerd knows of it, and may be away for longer. A shim that has neither is given up.
 TEST_F(SandboxTest, OneThatWasCreatedOnlyOutlivesTheConnection) {
   Container& other = ctrd().Prepare("other");
   ASSERT_THAT(other.StartShim(), IsOk());
+  ASSERT_THAT(other.Create(), IsOk());
+  EXPECT_THAT(other.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(other.Wait(), IsOk());
+  EXPECT_THAT(other.Delete(), IsOk());
   ASSERT_THAT(Create(Config(), Network().path()), IsOk());
   Shim().Disconnect();
   other.Disconnect();

@@ -48,6 +48,24 @@ TEST_F(Unserved, ACreationWhoseCallerHasGoneIsUndoneAtOnce) {
                                      "/tasks/delete a 137"));
 }
 
+// A containerd that tries the socket first, as over gRPC, may be slow to connect again.
+TEST_F(Unserved, AShimWithoutContainersEndsSoonOnlyIfItHasHadOne) {
+  Container& unused = New("unused");
+  Container& used = New("used");
+  ASSERT_THAT(used.Run(), IsOk());
+  auto wait = used.WaitAsync();
+  EXPECT_THAT(used.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(wait.Get(), IsOk());
+  EXPECT_THAT(used.Delete(), IsOk());
+  unused.Disconnect();
+  used.Disconnect();
+  EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(used.shim_pid()).has_value(); }));
+  EXPECT_THAT(used.RemoveBundle(), IsOk());
+  ASSERT_THAT(unused.Connect(), IsOk());
+  ASSERT_THAT(unused.Run(), IsOk());
+  EXPECT_THAT(unused.KillAndRemove(), IsOk());
+}
+
 // A restarted containerd got no answer in time: it runs `delete`, removes the bundle and never
 // comes back.
 TEST_F(Unserved, AShimThatWasGivenUpEndsThoughNobodyDeletesItsContainer) {
