@@ -74,11 +74,6 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
     config.options.systemd_cgroup = true;
   RETURN_IF_ERROR(config_.prepare_bundle(request.bundle(), config.options));
   RETURN_IF_ERROR(WriteOptions(request.bundle(), config.options));
-  // It is for the case that this process is killed: no reason not to run the container.
-  if (absl::Status noted = NoteMember(config_.bundle, config.id, config.bundle, config.options);
-      !noted.ok())
-    LogWarning("cannot note a member of the pod",
-               {{"error", std::string(noted.message())}, {"id", config.id}});
   for (const auto& mount : request.rootfs())
     config.rootfs.push_back({.type = mount.type(),
                              .source = mount.source(),
@@ -97,6 +92,12 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
       ASSIGN_OR_RETURN(task->kills_before[directory], oom::CountKills(*unified, directory));
     }
   }
+  // It is for the case that this process is killed: no reason not to run the
+  // container. Last, since whatever fails from here on forgets it.
+  if (absl::Status noted = NoteMember(config_.bundle, config.id, config.bundle, config.options);
+      !noted.ok())
+    LogWarning("cannot note a member of the pod",
+               {{"error", std::string(noted.message())}, {"id", config.id}});
   task->container = std::make_shared<Container>(
       io_, reaper_, std::move(config), [this, weak = std::weak_ptr<Task>(task)](const Process& p) {
         if (std::shared_ptr<Task> exited = weak.lock()) Exited(*exited, p);
