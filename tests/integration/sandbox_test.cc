@@ -225,17 +225,13 @@ TEST_F(SandboxTest, OneWhoseBundleWasRemovedEndsWithoutAConnection) {
 }
 
 TEST_F(SandboxTest, OneWhoseBundleWasRemovedEndsThoughNobodyDeletesItsContainers) {
+  if (TestsGrpc()) GTEST_SKIP() << "there `delete` waits for the end of a shim that is alive";
   pid_t pid = RunPod(Config(), Network().path());
   Container& a = New("a", InPod(pid, "sleep 1000"));
   ASSERT_THAT(a.Run(), IsOk());
   auto wait = a.WaitAsync();
-  if (TestsGrpc()) {
-    // There `delete` waits for the end of a shim that is alive.
-    EXPECT_THAT(a.Kill(SIGKILL), IsOk());
-  } else {
-    EXPECT_EQ(Shim().RunDelete().helper.exit_code, 0);
-    EXPECT_EQ(a.RunDelete().helper.err, "");
-  }
+  EXPECT_EQ(Shim().RunDelete().helper.exit_code, 0);
+  EXPECT_EQ(a.RunDelete().helper.err, "");
   EXPECT_THAT(wait.Get(), IsOk());
   EXPECT_THAT(a.RemoveBundle(), IsOk());
   EXPECT_THAT(Shim().RemoveBundle(), IsOk());
