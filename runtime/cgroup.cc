@@ -161,6 +161,27 @@ std::string ExpectedMemoryCgroup(bool unified, absl::string_view cgroups_path) {
   return absl::StrCat(kRoot, unified ? "" : "/memory", path);
 }
 
+std::vector<std::string> PossibleMemoryCgroups(bool unified, const std::string& cgroups_path,
+                                               const std::string& id) {
+  if (std::string expected = ExpectedMemoryCgroup(unified, cgroups_path); !expected.empty())
+    return {expected};
+  const std::string& relative = cgroups_path.empty() ? id : cgroups_path;
+  if (absl::StartsWith(relative, "/") || absl::StrContains(relative, ":") ||
+      absl::StrContains(absl::StrCat("/", relative, "/"), "/../"))
+    return {};
+  const std::string root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+  std::vector<std::string> possible = {absl::StrCat(root, "/", relative)};
+  const auto own = FindCgroup(getpid());
+  if (!own.ok()) return possible;
+  const auto memory = own->controllers.find("memory");
+  if (!unified && memory == own->controllers.end()) return possible;
+  const std::string& here = unified ? own->path : memory->second;
+  if (!absl::StartsWith(here, root + "/")) return possible;
+  possible.push_back(absl::StrCat(here, "/", relative));
+  possible.push_back(absl::StrCat(here.substr(0, here.rfind('/')), "/", relative));
+  return possible;
+}
+
 absl::StatusOr<Cgroup> FindCgroup(pid_t pid) {
   // proc(5): hidepid hides it from others.
   RaisedCapabilities raised({CAP_SYS_PTRACE});

@@ -32,6 +32,12 @@ absl::StatusOr<Cgroup> FindCgroup(pid_t pid);
 // less, and for one that climbs. What a container got in the end is for FindCgroup to say.
 std::string ExpectedMemoryCgroup(bool unified, absl::string_view cgroups_path);
 
+// The same and, for a path that is relative, or the id where there is none, each place where an OCI
+// runtime may make it: below the root (crun), below its own cgroup (runc on cgroup1), or beside
+// that (runc on cgroup2). Empty for a path that climbs.
+std::vector<std::string> PossibleMemoryCgroups(bool unified, const std::string& cgroups_path,
+                                               const std::string& id);
+
 // FindCgroup's reading of /proc/<pid>/cgroup and /proc/self/mountinfo. A hierarchy that is not
 // mounted here, or of which the cgroup cannot be seen, is left out; NotFound if nothing is left.
 absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,

@@ -1,12 +1,9 @@
 // A container's beginning.
-#include <unistd.h>
-
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
@@ -25,30 +22,6 @@ namespace api = containerd::task::v2;
 namespace events = containerd::events;
 
 namespace {
-
-// Where the memory cgroup of a container may come to be. The OCI runtimes take a relative
-// linux.cgroupsPath, or the id where there is none, to begin at the root (crun), at their own
-// cgroup (runc on cgroup1) or above that (runc on cgroup2).
-std::vector<std::string> PossibleMemoryCgroups(bool unified, const std::string& cgroups_path,
-                                               const std::string& id) {
-  if (std::string expected = ExpectedMemoryCgroup(unified, cgroups_path); !expected.empty())
-    return {expected};
-  const std::string& relative = cgroups_path.empty() ? id : cgroups_path;
-  if (absl::StartsWith(relative, "/") || absl::StrContains(relative, ":") ||
-      absl::StrContains(absl::StrCat("/", relative, "/"), "/../"))
-    return {};
-  const std::string root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-  std::vector<std::string> possible = {absl::StrCat(root, "/", relative)};
-  const auto own = FindCgroup(getpid());
-  if (!own.ok()) return possible;
-  const auto memory = own->controllers.find("memory");
-  if (!unified && memory == own->controllers.end()) return possible;
-  const std::string& here = unified ? own->path : memory->second;
-  if (!absl::StartsWith(here, root + "/")) return possible;
-  possible.push_back(absl::StrCat(here, "/", relative));
-  possible.push_back(absl::StrCat(here.substr(0, here.rfind('/')), "/", relative));
-  return possible;
-}
 
 // A creation waits for its client to open the streams, which one that has gone will never do.
 Async<> AbandonWithItsCaller(rpc::CallContext context, std::shared_ptr<Container> container,
