@@ -24,6 +24,18 @@ namespace {
 
 using ::testing::Contains;
 
+// A containerd that was restarted takes those for lost that it cannot load in 5 s.
+void LoadAgain(const std::vector<Container*>& containers) {
+  for (Container* c : containers) c->Disconnect();
+  for (Container* c : containers) {
+    const Clock::time_point begin = Clock::now();
+    ASSERT_THAT(c->Connect(), IsOk()) << c->id();
+    EXPECT_THAT(c->ConnectTask(), IsOk()) << c->id();
+    EXPECT_EQ(c->Pids()->processes_size(), 1) << c->id();
+    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(5)) << c->id();
+  }
+}
+
 bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr; }
 int Count(int by_default, int in_the_long_run) { return Long() ? in_the_long_run : by_default; }
 
@@ -142,15 +154,7 @@ TEST_F(Load, ManyContainersInOneShimLeaveItAsItWas) {
   for (Container* c : containers) ASSERT_THAT(c->Start(), IsOk());
   for (Container* c : containers)
     EXPECT_EQ(c->State()->status(), containerd::v1::types::RUNNING) << c->id();
-  // A containerd that was restarted takes those for lost that it cannot load in 5 s.
-  for (Container* c : containers) c->Disconnect();
-  for (Container* c : containers) {
-    const Clock::time_point begin = Clock::now();
-    ASSERT_THAT(c->Connect(), IsOk()) << c->id();
-    EXPECT_THAT(c->ConnectTask(), IsOk()) << c->id();
-    EXPECT_EQ(c->Pids()->processes_size(), 1) << c->id();
-    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(5)) << c->id();
-  }
+  ASSERT_NO_FATAL_FAILURE(LoadAgain(containers));
   for (Container* c : containers) EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
   ExpectUnharmed(absl::StrCat(count, " containers"));
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
@@ -289,15 +293,7 @@ TEST_F(Load, ManyShimsServeSideBySideAndAllEnd) {
   }
   for (Container* c : containers)
     EXPECT_EQ(c->State()->status(), containerd::v1::types::RUNNING) << c->id();
-  // A containerd that was restarted takes those for lost that it cannot load in 5 s.
-  for (Container* c : containers) c->Disconnect();
-  for (Container* c : containers) {
-    const Clock::time_point begin = Clock::now();
-    ASSERT_THAT(c->Connect(), IsOk()) << c->id();
-    EXPECT_THAT(c->ConnectTask(), IsOk()) << c->id();
-    EXPECT_EQ(c->Pids()->processes_size(), 1) << c->id();
-    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(5)) << c->id();
-  }
+  ASSERT_NO_FATAL_FAILURE(LoadAgain(containers));
   for (Container* c : containers) EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
   for (Container* c : containers)
     EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(c->shim_pid()).has_value(); })) << c->id();
