@@ -56,7 +56,7 @@ test::Settings Bench::Settings(const Subject& subject) const {
   settings.shim = subject.shim;
   settings.runtime = runtime;
   if (subject.shim == test::DebianBinary("bookworm", "containerd-shim-runc-v2"))
-    settings.daemon = test::Daemon::k1_6;
+    settings.daemon = test::Series::k1_6;
   return settings;
 }
 
@@ -105,7 +105,7 @@ void Check(const absl::Status& status, const char* what) {
 double OwnCpu(pid_t pid) {
   double total = 0;
   std::string tasks = absl::StrCat("/proc/", pid, "/task");
-  for (const std::string& thread : testing::ListDirectory(tasks)) {
+  for (const std::string& thread : test::ListDirectory(tasks)) {
     // Nanoseconds on a processor come first.
     std::string stat = ReadFile(absl::StrCat(tasks, "/", thread, "/schedstat")).value_or("");
     total += strtod(stat.c_str(), nullptr) / 1e9;
@@ -146,7 +146,7 @@ double FieldOf(const std::string& path, absl::string_view field) {
 double Sleeps(pid_t pid) {
   double total = 0;
   std::string tasks = absl::StrCat("/proc/", pid, "/task");
-  for (const std::string& thread : testing::ListDirectory(tasks))
+  for (const std::string& thread : test::ListDirectory(tasks))
     total += FieldOf(absl::StrCat(tasks, "/", thread, "/status"), "voluntary_ctxt_switches");
   return total;
 }

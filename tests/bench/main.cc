@@ -27,7 +27,7 @@ constexpr char kUsage[] =
     "[SHIM [SHIM]]\n";
 
 std::string FirstLine(const std::vector<std::string>& argv) {
-  testing::CommandResult result = testing::RunCommand({.argv = argv});
+  test::CommandResult result = test::RunCommand({.argv = argv});
   std::vector<std::string> lines = absl::StrSplit(result.out, '\n', absl::SkipWhitespace());
   std::string line = lines.empty() ? "" : lines[0];
   for (const std::string& more : lines)

@@ -28,7 +28,7 @@ ContainerOptions Grouped(std::vector<std::string> args) {
 }
 
 size_t Descriptors(pid_t pid) {
-  return testing::ListDirectory(absl::StrCat("/proc/", pid, "/fd")).size();
+  return test::ListDirectory(absl::StrCat("/proc/", pid, "/fd")).size();
 }
 
 void RunExecs(Container& c, int count) {
@@ -54,7 +54,7 @@ void OneIdle(Bench& bench, const Subject& subject) {
   add("private dirty memory, one idle container", "KiB", "at most 200, and 1/15",
       RestingKib(ctrd, pid));
   add("threads", "", "1",
-      static_cast<double>(testing::ListDirectory(absl::StrCat("/proc/", pid, "/task")).size()));
+      static_cast<double>(test::ListDirectory(absl::StrCat("/proc/", pid, "/task")).size()));
   add("descriptors, 1 container without stdin", "", "at most 21",
       static_cast<double>(Descriptors(pid)));
   double before = Sleeps(pid);
@@ -135,7 +135,7 @@ void MeasureMemory(Bench& bench) {
   test::TestDirectory directory;
   for (const Subject& subject : bench.subjects) {
     std::string stripped = directory.path() + "/shim";
-    if (testing::RunCommand({.argv = {"strip", "-o", stripped, subject.shim}}).code != 0) continue;
+    if (test::RunCommand({.argv = {"strip", "-o", stripped, subject.shim}}).code != 0) continue;
     struct stat file {};
     stat(stripped.c_str(), &file);
     bench.report.Get("size of the program, stripped", "KiB", "at most 1/3")

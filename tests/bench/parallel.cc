@@ -100,11 +100,11 @@ void MeasureDaemon(Bench& bench) {
     std::vector<std::string> env;
     for (char** entry = environ; *entry != nullptr; ++entry) env.emplace_back(*entry);
     env.push_back("FEATHER_SHIM=" + subject.shim);
-    testing::Subprocess::Options options;
+    test::Subprocess::Options options;
     options.argv = {OwnPath(), "--daemon", absl::StrCat(bench.counts.restart),
                     absl::StrCat(bench.counts.events)};
     options.env = env;
-    testing::CommandResult result = testing::RunCommand(options, testing::Milliseconds(1'200'000));
+    test::CommandResult result = test::RunCommand(options, test::Milliseconds(1'200'000));
     if (result.code != 0) {
       fprintf(stderr, "through containerd: %s%s\n", result.out.c_str(), result.err.c_str());
       continue;
@@ -121,8 +121,8 @@ void MeasureDaemon(Bench& bench) {
 namespace {
 
 // Until `ctr events` has told the last of them.
-double EventsPerSecond(testing::Daemon& daemon, const std::string& id, int count) {
-  std::unique_ptr<testing::Subprocess> follower = daemon.StartCtr({"events"});
+double EventsPerSecond(test::Daemon& daemon, const std::string& id, int count) {
+  std::unique_ptr<test::Subprocess> follower = daemon.StartCtr({"events"});
   BlockingClient client(daemon.ShimSocket(id));
   auto request = [&](const std::string& exec) {
     test::task::ExecProcessRequest exec_request;
@@ -135,11 +135,11 @@ double EventsPerSecond(testing::Daemon& daemon, const std::string& id, int count
   };
   // Whichever version the shim was asked for; also until ctr follows.
   std::string service;
-  bool follows = testing::Eventually([&] {
+  bool follows = test::Eventually([&] {
     static int tries = 0;
     for (const char* each : {"containerd.task.v3.Task", "containerd.task.v2.Task"})
       if (client.Call(each, "Exec", request(absl::StrCat("try", ++tries)))) service = each;
-    return follower->WaitOutput("\"try", testing::Milliseconds(100));
+    return follower->WaitOutput("\"try", test::Milliseconds(100));
   });
   if (!follows) throw std::runtime_error("ctr events tells nothing");
   std::vector<std::string> requests;
@@ -158,9 +158,9 @@ double EventsPerSecond(testing::Daemon& daemon, const std::string& id, int count
 
 int DaemonPart(int containers, int events) {
   std::string suite = "bookworm";
-  for (const std::string& each : testing::Daemon::Suites())
-    if (testing::Daemon::Unavailable(each).empty()) suite = each;
-  testing::Daemon daemon(suite);
+  for (const std::string& each : test::Daemon::Suites())
+    if (test::Daemon::Unavailable(each).empty()) suite = each;
+  test::Daemon daemon(suite);
   if (!daemon.Start()) {
     fprintf(stderr, "%s\n", daemon.Log().c_str());
     return 1;
@@ -168,7 +168,7 @@ int DaemonPart(int containers, int events) {
   constexpr int kAtOnce = 10;
   Clock::time_point start = Clock::now();
   for (int i = 0; i < containers; i += kAtOnce) {
-    std::vector<std::unique_ptr<testing::Subprocess>> runs;
+    std::vector<std::unique_ptr<test::Subprocess>> runs;
     for (int j = i; j < std::min(i + kAtOnce, containers); ++j)
       runs.push_back(daemon.StartCtr(
           daemon.Run(absl::StrCat("c", j), {"--detach", "--null-io"}, {"sleep", "10000"})));

@@ -23,11 +23,11 @@ namespace {
 std::pair<double, double> RoundTrips(const std::string& program, int count, int tasks) {
   test::TestDirectory directory;
   std::string socket = directory.path() + "/socket";
-  testing::Subprocess server({.argv = {program, "serve", socket}, .input = true});
+  test::Subprocess server({.argv = {program, "serve", socket}, .input = true});
   if (!server.WaitOutput("ready")) throw std::runtime_error(program + " does not listen");
-  testing::CommandResult result = testing::RunCommand(
-      {.argv = {program, "call", socket, absl::StrCat(std::max(count / tasks, 1)),
-                absl::StrCat(tasks)}});
+  test::CommandResult result =
+      test::RunCommand({.argv = {program, "call", socket, absl::StrCat(std::max(count / tasks, 1)),
+                                 absl::StrCat(tasks)}});
   std::vector<std::string> parts = absl::StrSplit(result.out, ' ');
   double rate = 0;
   double median = 0;

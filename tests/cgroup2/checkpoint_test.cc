@@ -53,7 +53,7 @@ class Checkpoint : public ShimTest, public ::testing::WithParamInterface<const c
     if (!stock()) return;
     settings_.shim = DebianBinary("sid", "containerd-shim-runc-v2");
     if (settings_.shim.empty()) GTEST_SKIP() << "no containerd of sid: run tests/containerd/fetch";
-    settings_.daemon = IsSince(3) ? Daemon::k2_3 : Daemon::k2_1;
+    settings_.daemon = IsSince(3) ? Series::k2_3 : Series::k2_1;
   }
   void TearDown() override {
     // CRIU puts a container of another id into the cgroup of the one that was dumped, which it
@@ -64,7 +64,7 @@ class Checkpoint : public ShimTest, public ::testing::WithParamInterface<const c
   static bool stock() { return absl::string_view(GetParam()) == "stock"; }
   // The stock shim is that of containerd 2.`minor` or later: sid moves.
   bool IsSince(int minor) const {
-    const testing::CommandResult version = testing::RunCommand({.argv = {settings_.shim, "-v"}});
+    const CommandResult version = RunCommand({.argv = {settings_.shim, "-v"}});
     const size_t at = version.out.find(" 2.");
     int number = 0;
     return at != std::string::npos &&
@@ -305,7 +305,7 @@ TEST_P(Checkpoint, AboveAnEarlierImageIsWhatHasChangedSince) {
   Container& a = New("a", Counter());
   ASSERT_THAT(a.Run(), IsOk());
   ASSERT_TRUE(Answers(a, "run big=$(busybox yes | head -c 4000000)", "1 run"));
-  const testing::CommandResult before = testing::RunCommand(
+  const CommandResult before = RunCommand(
       {.argv = {"runc", "--root", absl::StrCat(ctrd().runtime_root(), "/", ctrd().name_space()),
                 "checkpoint", "--pre-dump", "--image-path", Image("before"), "a"}});
   ASSERT_EQ(before.code, 0) << before.out << before.err;

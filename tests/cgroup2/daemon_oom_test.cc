@@ -3,7 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 class DaemonOom : public DaemonTest {};
@@ -43,4 +43,4 @@ TEST_P(DaemonOom, IsNotReportedOfAContainerThatStaysBelowItsLimit) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -25,7 +25,7 @@ class StatsOracle : public Oracle {
 INSTANTIATE_TEST_SUITE_P(Debian, StatsOracle, kSuites, SuiteName);
 
 // What the stock shim of that series does not know of yet, or has in no order.
-void ForgetWhatIsNew(Daemon daemon, v2::Metrics& metrics) {
+void ForgetWhatIsNew(Series daemon, v2::Metrics& metrics) {
   std::sort(metrics.mutable_hugetlb()->begin(), metrics.mutable_hugetlb()->end(),
             [](const v2::HugeTlbStat& a, const v2::HugeTlbStat& b) {
               return a.pagesize() < b.pagesize();
@@ -33,7 +33,7 @@ void ForgetWhatIsNew(Daemon daemon, v2::Metrics& metrics) {
   metrics.mutable_cpu()->clear_nr_bursts();
   metrics.mutable_cpu()->clear_burst_usec();
   if (metrics.has_memory_events()) metrics.mutable_memory_events()->clear_oom_group_kill();
-  if (daemon >= Daemon::k2_1) return;
+  if (daemon >= Series::k2_1) return;
   metrics.mutable_cpu()->clear_psi();
   metrics.mutable_memory()->clear_psi();
   metrics.mutable_io()->clear_psi();

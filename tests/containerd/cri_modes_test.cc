@@ -22,7 +22,7 @@
 #include "tests/support/cri.h"
 #include "tests/support/proc.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 // What a container looks at, a kind a line.
@@ -233,4 +233,4 @@ TEST_P(CriFigures, APodWithoutAPauseContainerCostsAProcessLess) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -8,7 +8,7 @@
 #include "absl/strings/strip.h"
 #include "tests/support/cri.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using ::testing::Ne;
@@ -123,4 +123,4 @@ TEST_P(CriNamespaces, APodMayBeInTheHostsPidAndIpcNamespaces) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -11,7 +11,7 @@
 #include "tests/support/cri.h"
 #include "tests/support/proc.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using ::testing::AnyOf;
@@ -166,4 +166,4 @@ TEST_P(CriShimDeath, IsFoundOutByContainerdWhenItIsBack) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

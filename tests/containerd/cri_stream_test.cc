@@ -5,7 +5,7 @@
 #include "absl/strings/str_split.h"
 #include "tests/support/cri.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -156,4 +156,4 @@ TEST_P(CriStream, APortOfThePodCanBeForwarded) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -19,7 +19,7 @@
 #include "runtime/base/file.h"
 #include "tests/support/proc.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -356,4 +356,4 @@ TEST_P(Cri, APodMayBeOnTheHostsNetwork) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

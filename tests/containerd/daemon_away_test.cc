@@ -17,7 +17,7 @@
 #include "runtime/base/file.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr; }
@@ -156,4 +156,4 @@ TEST_P(DaemonAway, LosesNoExitWhenItIsKilledAtAnyMoment) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

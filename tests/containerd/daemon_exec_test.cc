@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -114,4 +114,4 @@ TEST_P(DaemonExec, EndsEveryExecBeforeTheContainersEnd) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

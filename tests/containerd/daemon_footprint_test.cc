@@ -9,7 +9,7 @@
 #include "tests/support/daemon_test.h"
 #include "tests/support/proc.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 class DaemonFootprint : public DaemonTest {
@@ -47,7 +47,7 @@ TEST_P(DaemonFootprint, IsOneThreadWithoutInotifyInLittleMemory) {
     EXPECT_EQ(ours.threads, 1);
     EXPECT_EQ(ours.inotify_descriptors, 0);
     // Other builds carry debugging aids and shared libraries; so may a shim named from outside.
-    if (test::kReleaseBuild && getenv("FEATHER_SHIM") == nullptr) {
+    if (kReleaseBuild && getenv("FEATHER_SHIM") == nullptr) {
       EXPECT_LE(ours.private_dirty_kib, 256);
     }
   }
@@ -56,4 +56,4 @@ TEST_P(DaemonFootprint, IsOneThreadWithoutInotifyInLittleMemory) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 class DaemonPod : public DaemonTest {
@@ -58,4 +58,4 @@ TEST_P(DaemonPod, SurvivesARestartOfContainerd) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -8,7 +8,7 @@
 #include "runtime/base/file.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 class DaemonRestart : public DaemonTest {
@@ -161,4 +161,4 @@ TEST_P(DaemonUpgrade, LearnsOfTheOomKillOfAContainerFromBefore) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -165,4 +165,4 @@ TEST_P(DaemonRun, RunsContainersBesideEachOther) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

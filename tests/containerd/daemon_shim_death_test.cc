@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using ::testing::IsEmpty;
@@ -86,4 +86,4 @@ TEST_P(DaemonShimDeath, OfAGroupedShimIsCleanedUpAtTheLatestByARestart) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -17,7 +17,7 @@
 #include "runtime/base/file.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 // FNV-1a, over what comes in pieces.
@@ -224,4 +224,4 @@ TEST_P(DaemonStdio, HandsWhatAContainerPrintsToAFileOrToALogger) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 constexpr char kRuntime[] = "io.containerd.runc.v2";
@@ -109,4 +109,4 @@ TEST_P(DaemonSwitch, PodsOfTheStockShimGoOnUnderFeather) { GoOn(/*from_stock=*/t
 TEST_P(DaemonSwitch, PodsOfFeatherGoOnUnderTheStockShim) { GoOn(/*from_stock=*/false); }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

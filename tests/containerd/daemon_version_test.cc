@@ -8,7 +8,7 @@
 #include "runtime/base/file.h"
 #include "tests/support/daemon_test.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 class DaemonVersion : public DaemonTest {
@@ -54,4 +54,4 @@ TEST_P(DaemonVersionTwo, IsSpokenWhereTheVariableAsksForIt) {
 }
 
 }  // namespace
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -25,7 +25,7 @@ class GrpcDebug : public ShimTest {
         absl::StrCat(kSourceDirectory, "/tests/support/grpc-client"),
         std::string(absl::StripPrefix(container.answer().address, "unix://"))};
     argv.insert(argv.end(), arguments.begin(), arguments.end());
-    testing::CommandResult client = testing::RunCommand({.argv = std::move(argv)});
+    CommandResult client = RunCommand({.argv = std::move(argv)});
     return client.code == 0 ? client.out : client.err;
   }
 };

@@ -37,7 +37,7 @@ class Hostile : public WitnessTest {
   bool WaitForOutput(Container& c, const std::string& text) {
     return RunUntil([&] { return absl::StrContains(c.stdio().out->data(), text); });
   }
-  int ResidentKib() const { return feather::testing::FootprintOf(shim_).resident_kib; }
+  int ResidentKib() const { return feather::test::FootprintOf(shim_).resident_kib; }
   // The other container answers and can be worked with.
   void ExpectServed() {
     EXPECT_EQ(witness_->State()->status(), containerd::v1::types::RUNNING);

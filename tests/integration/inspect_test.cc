@@ -210,7 +210,7 @@ TEST_F(Inspect, ADebugSocketKeepsNobodyWaiting) {
 TEST_F(Inspect, CountsShimsOfOtherKinds) {
   settings_.shim = DebianBinary("bookworm", "containerd-shim-runc-v2");
   if (settings_.shim.empty()) settings_.shim = "/usr/bin/containerd-shim-runc-v2";
-  settings_.daemon = Daemon::k1_6;
+  settings_.daemon = Series::k1_6;
   Container& c = New("a");
   Link(c);
   Json node = RunJson();

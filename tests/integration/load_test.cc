@@ -61,10 +61,10 @@ class Load : public WitnessTest {
     for (int look = 0; look < 20; ++look) {
       ctrd().loop().RunFor(std::chrono::milliseconds(100));
       figures.private_kib =
-          std::min(figures.private_kib, feather::testing::FootprintOf(shim_).private_dirty_kib);
+          std::min(figures.private_kib, feather::test::FootprintOf(shim_).private_dirty_kib);
     }
     std::string proc = absl::StrCat("/proc/", shim_);
-    for (const std::string& fd : feather::testing::ListDirectory(proc + "/fd")) {
+    for (const std::string& fd : feather::test::ListDirectory(proc + "/fd")) {
       ++figures.descriptors;
       std::error_code gone;
       std::string target = std::filesystem::read_symlink(proc + "/fd/" + fd, gone);

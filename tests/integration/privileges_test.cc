@@ -103,7 +103,7 @@ TEST_F(Privileges, AContainerSeesWhatItSeesUnderTheStockShim) {
     options.spec.patch = patch;
     Settings stock = settings_;
     stock.shim = stock_shim;
-    stock.daemon = Daemon::k1_6;
+    stock.daemon = Series::k1_6;
     std::string expected;
     {
       FakeContainerd theirs(stock);

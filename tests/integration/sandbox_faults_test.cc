@@ -55,9 +55,7 @@ class SandboxFaults : public SandboxTest {
     ASSERT_THAT(CreatePod(pids), IsOk());
   }
   pid_t pid() { return Shim().shim_pid(); }
-  size_t Descriptors() {
-    return testing::ListDirectory(absl::StrCat("/proc/", pid(), "/fd")).size();
-  }
+  size_t Descriptors() { return ListDirectory(absl::StrCat("/proc/", pid(), "/fd")).size(); }
   // Of the shim: the child that makes the namespaces, one that mounts, the pod's process 1.
   std::vector<std::string> ChildrenOfTheShim() {
     std::string path = absl::StrCat("/proc/", pid(), "/task/", pid(), "/children");
@@ -211,7 +209,7 @@ TEST_F(SandboxFaults, WithoutProcessesAStartIsRefusedAndServedLater) {
   for (Mode pids : {cri::v1::CONTAINER, cri::v1::POD}) {
     NewPod(pids);
     ASSERT_THAT(WriteFile(cgroup + "/cgroup.procs", absl::StrCat(pid()), 0), IsOk());
-    size_t threads = testing::ListDirectory(absl::StrCat("/proc/", pid(), "/task")).size();
+    size_t threads = ListDirectory(absl::StrCat("/proc/", pid(), "/task")).size();
     // The last is enough for the child that makes the namespaces, but not for its process 1.
     for (size_t more = 0; more < (pids == cri::v1::POD ? 2 : 1); ++more) {
       ASSERT_THAT(WriteFile(cgroup + "/pids.max", absl::StrCat(threads + more), 0), IsOk());
@@ -286,8 +284,8 @@ TEST_F(SandboxFaults, AShimThatStaysInTheHostsNetworkDoesNotTakeItsContainersThe
   ASSERT_THAT(Start(), IsOk());
   // As docs/operating.md has it.
   auto entered = [&] {
-    return testing::RunCommand({.argv = {"nsenter", "-t", absl::StrCat(pid()), "-n", "readlink",
-                                         "/proc/self/ns/net"}})
+    return RunCommand({.argv = {"nsenter", "-t", absl::StrCat(pid()), "-n", "readlink",
+                                "/proc/self/ns/net"}})
         .out;
   };
   EXPECT_EQ(entered(), Network().name() + "\n");

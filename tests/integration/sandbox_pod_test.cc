@@ -224,7 +224,7 @@ TEST_F(SandboxPodTest, ASharedPidNamespaceHasAProcess1ThatReaps) {
   Options(config).set_pid(cri::v1::POD);
   pid_t pid = RunPod(config, Network().path());
   ASSERT_NE(pid, Shim().shim_pid());
-  EXPECT_EQ(testing::ParentOf(pid), Shim().shim_pid());
+  EXPECT_EQ(ParentOf(pid), Shim().shim_pid());
   EXPECT_EQ(NamespaceOf(Shim().shim_pid(), "net"), NamespaceOf(getpid(), "net")) << "it stays";
   EXPECT_EQ(NamespaceOf(pid, "net"), Network().name());
   // An orphan becomes a child of process 1, which leaves no zombie of it.
@@ -249,12 +249,12 @@ TEST_F(SandboxPodTest, ItsProcess1HasNothingToBeHad) {
   Options(config).set_pid(cri::v1::POD);
   pid_t pid = RunPod(config, Network().path());
   std::string proc = absl::StrCat("/proc/", pid, "/");
-  EXPECT_THAT(testing::ListDirectory(proc + "root"), IsEmpty());
+  EXPECT_THAT(ListDirectory(proc + "root"), IsEmpty());
   std::string status = *ReadFile(proc + "status");
   for (const char* line : {"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n",
                            "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n"})
     EXPECT_THAT(status, HasSubstr(line));
-  EXPECT_EQ(testing::ListDirectory(proc + "fd").size(), 2u) << "its own end, and its children";
+  EXPECT_EQ(ListDirectory(proc + "fd").size(), 2u) << "its own end, and its children";
   EXPECT_FALSE(OpenFile(proc + "exe", O_WRONLY).ok());
   EXPECT_THAT(*ReadFile(proc + "mountinfo"), HasSubstr(" / / ro,"));
   EXPECT_THAT(Stop(), IsOk());

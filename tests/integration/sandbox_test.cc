@@ -36,7 +36,7 @@ TEST_F(SandboxTest, GoesThroughItsStatesInOneProcess) {
     EXPECT_EQ(NamespaceOf(Shim().shim_pid(), type), NamespaceOf(getpid(), type));
   EXPECT_THAT(Children(), ::testing::ElementsAre(Shim().shim_pid()));
   if (!TestsGrpc()) {
-    EXPECT_EQ(testing::FootprintOf(Shim().shim_pid()).threads, 1);
+    EXPECT_EQ(FootprintOf(Shim().shim_pid()).threads, 1);
   }
   EXPECT_EQ(Status()->state(), "SANDBOX_READY");
   EXPECT_EQ(Status()->pid(), started->pid());

@@ -93,7 +93,7 @@ class Stuck : public WitnessTest {
   bool HangsInTheKernel(const std::vector<std::string>& pids) const {
     for (const std::string& pid : pids) {
       std::string threads = absl::StrCat("/proc/", pid, "/task");
-      for (const std::string& thread : feather::testing::ListDirectory(threads)) {
+      for (const std::string& thread : feather::test::ListDirectory(threads)) {
         std::string path = absl::StrCat(threads, "/", thread);
         std::string stat = ReadFile(path + "/stat").value_or("");
         size_t end = stat.rfind(") ");
@@ -287,7 +287,7 @@ TEST_F(Stuck, AStdinThatIsNeverReadHoldsNothingUpAndCostsNoMemory) {
   options.in = true;
   Container& c = NewMember("a", options);
   ASSERT_THAT(c.Run(), IsOk());
-  int before = feather::testing::FootprintOf(shim_).resident_kib;
+  int before = feather::test::FootprintOf(shim_).resident_kib;
   // The shim ends the FIFO with the container.
   auto handler = signal(SIGPIPE, SIG_IGN);
   c.stdio().in->Write(std::string(size_t{8} << 20, 'x'));
@@ -295,7 +295,7 @@ TEST_F(Stuck, AStdinThatIsNeverReadHoldsNothingUpAndCostsNoMemory) {
   EXPECT_THAT(c.CloseIO(), IsOk());
   ExpectServed(c, "its stdin is to be closed");
   if (kReleaseBuild) {
-    EXPECT_LT(feather::testing::FootprintOf(shim_).resident_kib - before, 1024);
+    EXPECT_LT(feather::test::FootprintOf(shim_).resident_kib - before, 1024);
   }
   EXPECT_THAT(c.KillAndRemove(), IsOk());
   signal(SIGPIPE, handler);

@@ -14,7 +14,7 @@ namespace {
 
 struct Suite {
   const char* name;
-  Daemon daemon;
+  Series daemon;
   friend void PrintTo(const Suite& suite, std::ostream* out) { *out << suite.name; }
 };
 
@@ -35,7 +35,7 @@ class Switch : public ShimTest, public ::testing::WithParamInterface<Suite> {
   }
 
   // A pod whose shim is `first`, joined when `second` is installed, down to its end.
-  void JoinAPod(const std::string& first, const std::string& second, Daemon later) {
+  void JoinAPod(const std::string& first, const std::string& second, Series later) {
     settings_.shim = first;
     Container& pod = New("pod", InPod());
     ASSERT_THAT(pod.Run(), IsOk());
@@ -90,9 +90,9 @@ class Switch : public ShimTest, public ::testing::WithParamInterface<Suite> {
 
 std::string SuiteName(const ::testing::TestParamInfo<Suite>& info) { return info.param.name; }
 INSTANTIATE_TEST_SUITE_P(Debian, Switch,
-                         ::testing::Values(Suite{"bookworm", Daemon::k1_6},
-                                           Suite{"trixie", Daemon::k1_7},
-                                           Suite{"sid", Daemon::k2_1}),
+                         ::testing::Values(Suite{"bookworm", Series::k1_6},
+                                           Suite{"trixie", Series::k1_7},
+                                           Suite{"sid", Series::k2_1}),
                          SuiteName);
 
 TEST_P(Switch, FeatherJoinsAPodOfTheStockShim) {
@@ -104,18 +104,18 @@ TEST_P(Switch, TheStockShimJoinsAPodOfFeather) {
 }
 
 TEST_P(Switch, FeatherJoinsAPodOfTheStockShimAfterAnUpgradeToContainerd2_1) {
-  JoinAPod(stock_, ShimUnderTest(), Daemon::k2_1);
+  JoinAPod(stock_, ShimUnderTest(), Series::k2_1);
 }
 
 TEST_P(Switch, FeatherJoinsAPodOfTheStockShimAfterAnUpgradeToContainerd2_3) {
-  JoinAPod(stock_, ShimUnderTest(), Daemon::k2_3);
+  JoinAPod(stock_, ShimUnderTest(), Series::k2_3);
 }
 
 // The pod was begun under an older containerd, and then feather was taken away.
 TEST_P(Switch, TheStockShimJoinsAPodOfFeatherAfterAnUpgradeToContainerd2_1) {
   const std::string newer = DebianBinary("sid", "containerd-shim-runc-v2");
   if (newer.empty()) GTEST_SKIP() << "no containerd of sid: run tests/containerd/fetch";
-  JoinAPod(ShimUnderTest(), newer, Daemon::k2_1);
+  JoinAPod(ShimUnderTest(), newer, Series::k2_1);
 }
 
 // Checklist: D7.

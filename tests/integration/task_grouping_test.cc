@@ -16,7 +16,7 @@
 namespace feather::test {
 namespace {
 
-class Grouping : public ShimTest, public ::testing::WithParamInterface<Daemon> {
+class Grouping : public ShimTest, public ::testing::WithParamInterface<Series> {
  protected:
   void SetUp() override { settings_.daemon = GetParam(); }
   static ContainerOptions Grouped(ContainerOptions options, const char* annotation,
@@ -26,13 +26,13 @@ class Grouping : public ShimTest, public ::testing::WithParamInterface<Daemon> {
     return options;
   }
 };
-std::string DaemonName(const ::testing::TestParamInfo<Daemon>& param) {
+std::string SeriesName(const ::testing::TestParamInfo<Series>& param) {
   constexpr const char* kNames[] = {"v1_6", "v1_7", "v2_1", "v2_3"};
   return kNames[static_cast<int>(param.param)];
 }
 INSTANTIATE_TEST_SUITE_P(Daemons, Grouping,
-                         ::testing::Values(Daemon::k1_6, Daemon::k1_7, Daemon::k2_1, Daemon::k2_3),
-                         DaemonName);
+                         ::testing::Values(Series::k1_6, Series::k1_7, Series::k2_1, Series::k2_3),
+                         SeriesName);
 
 // Checklist: S5.
 TEST_P(Grouping, ByAnnotationIsOneShimWithAConnectionForEachContainer) {

@@ -239,7 +239,7 @@ TEST_F(KillWithAFakeRuntime, IsAnsweredBeforeADeleteOfWhatItHasEnded) {
   // Long enough for a deletion to begin, and shorter than one waits for a runtime that hangs.
   for (int i = 0; i < 3; ++i) {
     (void)c.State().ok();
-    testing::RunCommand({.argv = {"runc", "--version"}});
+    RunCommand({.argv = {"runc", "--version"}});
   }
   const bool waits = access(deletes.c_str(), F_OK) != 0 && !killed.done() && !deleted.done();
   EXPECT_TRUE(waits || Clock::now() - begin > std::chrono::seconds(4));

@@ -57,7 +57,7 @@ class Memory : public ShimTest {
   }
 
   static int PrivateDirty(const Container& c) {
-    return testing::FootprintOf(c.shim_pid()).private_dirty_kib;
+    return FootprintOf(c.shim_pid()).private_dirty_kib;
   }
   // Once the shim has come to rest; the least that was seen if it stays above the limit.
   int AtRest(const Container& c) {
@@ -145,9 +145,9 @@ TEST_F(Memory, IsBackAfterAThousandConnections) {
   std::string path(absl::StripPrefix(c.answer().address, "unix://"));
   ASSERT_LT(path.size(), sizeof address.sun_path);
   memcpy(address.sun_path, path.data(), path.size());
-  size_t before = testing::ListDirectory(absl::StrCat("/proc/", c.shim_pid(), "/fd")).size();
+  size_t before = ListDirectory(absl::StrCat("/proc/", c.shim_pid(), "/fd")).size();
   auto descriptors = [&] {
-    return testing::ListDirectory(absl::StrCat("/proc/", c.shim_pid(), "/fd")).size();
+    return ListDirectory(absl::StrCat("/proc/", c.shim_pid(), "/fd")).size();
   };
   std::vector<UniqueFd> connections;
   for (int i = 0; i < 1000; ++i) {

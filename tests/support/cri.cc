@@ -15,7 +15,7 @@
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 constexpr char kNamespace[] = "k8s.io";
@@ -305,4 +305,4 @@ std::string CriTest::LogOf(const std::string& name) const {
   return text;
 }
 
-}  // namespace feather::testing
+}  // namespace feather::test

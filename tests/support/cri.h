@@ -11,7 +11,7 @@
 #include "tests/support/daemon.h"
 #include "tests/support/web_socket.h"
 
-namespace feather::testing {
+namespace feather::test {
 
 namespace cri = runtime::v1;
 
@@ -97,4 +97,4 @@ class CriTest : public ::testing::TestWithParam<std::string> {
   std::string Configuration(const std::string& directory) const;
 };
 
-}  // namespace feather::testing
+}  // namespace feather::test

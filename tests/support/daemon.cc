@@ -24,7 +24,7 @@
 #include "tests/support/build.h"
 #include "tests/support/proc.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 constexpr char kImage[] = "docker.io/library/busybox:latest";
@@ -38,7 +38,7 @@ std::string Getenv(const char* name, const std::string& otherwise) {
 std::string BinaryDirectory(const std::string& suite) {
   if (suite == "bookworm") return "/usr/bin";
   const std::string fetched =
-      Getenv("FEATHER_CONTAINERD_DIR", absl::StrCat(test::kSourceDirectory, "/build/containerd"));
+      Getenv("FEATHER_CONTAINERD_DIR", absl::StrCat(kSourceDirectory, "/build/containerd"));
   return absl::StrCat(fetched, "/", suite, "/usr/bin");
 }
 
@@ -105,7 +105,7 @@ void Daemon::ServeAs(const std::string& runtime, std::string shim) const {
       absl::StrCat("containerd-shim-", name[name.size() - 2], "-", name.back());
   const std::string path = absl::StrCat(directory_, "/bin/", binary);
   if (shim.empty())
-    shim = Getenv("FEATHER_SHIM", TestsFeather() ? test::kBuiltShim : binaries_ + "/" + binary);
+    shim = Getenv("FEATHER_SHIM", TestsFeather() ? kBuiltShim : binaries_ + "/" + binary);
   unlink(path.c_str());
   if (symlink(shim.c_str(), path.c_str()) != 0)
     ADD_FAILURE() << "symlink to " << shim << ": errno " << errno;
@@ -203,8 +203,8 @@ bool Daemon::ImportImage(const std::string& name, const std::string& command,
                          const std::string& containerd_namespace) {
   const std::string archive = directory_ + "/image.tar";
   CommandResult result =
-      RunCommand({.argv = {absl::StrCat(test::kSourceDirectory, "/tests/support/busybox-image"),
-                           archive, name, command},
+      RunCommand({.argv = {absl::StrCat(kSourceDirectory, "/tests/support/busybox-image"), archive,
+                           name, command},
                   .env = Environment()});
   // The last one given counts.
   std::vector<std::string> import = {
@@ -314,4 +314,4 @@ std::string Daemon::ShimSocket(const std::string& id) const {
   return bootstrap.substr(begin + 7, bootstrap.find('"', begin) - begin - 7);
 }
 
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "tests/support/subprocess.h"
 
-namespace feather::testing {
+namespace feather::test {
 
 // One line of `ctr events`.
 struct DaemonEvent {
@@ -88,7 +88,7 @@ class Daemon {
   std::string Bundle(const std::string& id) const;
 
   // `ctr ARGS`, with this daemon's socket and namespace.
-  CommandResult Ctr(const std::vector<std::string>& args, Milliseconds limit = kLimit) const;
+  CommandResult Ctr(const std::vector<std::string>& args, Milliseconds limit = kProgramLimit) const;
   std::unique_ptr<Subprocess> StartCtr(const std::vector<std::string>& args,
                                        Subprocess::Options options = {}) const;
   // An image of busybox in any namespace: under another name with another command (a JSON array).
@@ -120,8 +120,8 @@ class Daemon {
   std::vector<DaemonEvent> TaskEvents(const std::string& id) const;
   // Until `done` of all events so far.
   bool WaitEvents(absl::FunctionRef<bool(const std::vector<DaemonEvent>&)> done,
-                  Milliseconds limit = kLimit);
-  bool WaitEvent(const std::string& summary, Milliseconds limit = kLimit);
+                  Milliseconds limit = kProgramLimit);
+  bool WaitEvent(const std::string& summary, Milliseconds limit = kProgramLimit);
 
   // What the containers and shims of this daemon have left behind: processes, mounts, cgroups,
   // sockets, FIFOs, bundles, temporary files. Waits for it to become nothing.
@@ -152,4 +152,4 @@ class Daemon {
   bool imported_ = false;
 };
 
-}  // namespace feather::testing
+}  // namespace feather::test

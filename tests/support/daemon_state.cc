@@ -14,7 +14,7 @@
 #include "tests/support/daemon.h"
 #include "tests/support/proc.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 // "DATE TIME ZONE UTC NAMESPACE TOPIC JSON".
@@ -161,4 +161,4 @@ std::vector<std::string> Daemon::Leftovers(Milliseconds limit) const {
   return found;
 }
 
-}  // namespace feather::testing
+}  // namespace feather::test

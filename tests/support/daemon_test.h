@@ -8,7 +8,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/daemon.h"
 
-namespace feather::testing {
+namespace feather::test {
 
 // A test with each of the daemons. Nothing may be left behind at its end.
 class DaemonTest : public ::testing::TestWithParam<std::string> {
@@ -82,4 +82,4 @@ class DaemonTest : public ::testing::TestWithParam<std::string> {
   INSTANTIATE_TEST_SUITE_P(Containerd, test, ::testing::ValuesIn(Daemon::Suites()), \
                            [](const auto& suite) { return suite.param; })
 
-}  // namespace feather::testing
+}  // namespace feather::test

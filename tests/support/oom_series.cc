@@ -23,8 +23,8 @@
 namespace feather::test {
 namespace {
 
-using ::feather::testing::Footprint;
-using ::feather::testing::FootprintOf;
+using ::feather::test::Footprint;
+using ::feather::test::FootprintOf;
 
 // Enough for runc's own init.
 constexpr int kLimitMiB = 48;
@@ -76,7 +76,7 @@ void OomSeries::TearDown() {
 
 void OomSeries::NewContainerd() {
   Settings settings;
-  if (stock_ == "1.6") settings.daemon = Daemon::k1_6;
+  if (stock_ == "1.6") settings.daemon = Series::k1_6;
   settings.systemd_cgroup = !Getenv("FEATHER_GUEST_SYSTEMD").empty();
   if (const std::string runtime = Getenv("FEATHER_OOM_RUNTIME"); !runtime.empty())
     settings.runtime = runtime;

@@ -76,7 +76,7 @@ class OomSeries : public ::testing::TestWithParam<OomSeriesOptions> {
   std::string Judge(const Kill& kill) const;
   bool Reported(const Kill& kill) const;
   void Record(const Kill& kill);
-  void EndShim(const ::feather::testing::Footprint& before);
+  void EndShim(const ::feather::test::Footprint& before);
   void PrintSummary() const;
   std::string FiguresPath() const;
 

@@ -316,7 +316,7 @@ TEST_F(OomShim, PageCacheThatIsReclaimedAtTheLimitIsNoKill) {
 // The daemon that made the container is gone at the first kill; at the second a later series'
 // daemon has come in its place.
 TEST_F(OomShim, AContainerFromBeforeTheDaemonsUpgradeIsWatched) {
-  ctrd_->Switch(ctrd_->settings().shim, Daemon::k1_6);
+  ctrd_->Switch(ctrd_->settings().shim, Series::k1_6);
   Container& c = ctrd_->New("a", Limited("sleep 1000"));
   ASSERT_TRUE(c.Run().ok());
   const std::string directory = MemoryDirectory(c);
@@ -327,7 +327,7 @@ TEST_F(OomShim, AContainerFromBeforeTheDaemonsUpgradeIsWatched) {
   ctrd_->events().Stop();
   c.Disconnect();
   kill_one();
-  ctrd_->Switch(ctrd_->settings().shim, Daemon::k2_1);
+  ctrd_->Switch(ctrd_->settings().shim, Series::k2_1);
   ctrd_->events().Start();
   ASSERT_TRUE(c.Connect().ok());
   EXPECT_TRUE(WaitForOoms("a", 1));
@@ -393,7 +393,7 @@ TEST_F(OomShimRuntime, ARestoredContainerIsWatched) {
 TEST_F(OomShimRuntime, NothingIsHeldForAContainerAfterItsEnd) {
   Container& keeper = ctrd_->New("keeper", Limited("sleep 1000", "pod"));
   ASSERT_TRUE(keeper.Run().ok());
-  const auto footprint = [&] { return ::feather::testing::FootprintOf(keeper.shim_pid()); };
+  const auto footprint = [&] { return ::feather::test::FootprintOf(keeper.shim_pid()); };
   const auto make = [this](const std::string& id,
                            const std::string& script = "sleep 1000") -> auto& {
     return ctrd_->New(id, Limited(script, "pod"));

@@ -15,13 +15,13 @@ namespace feather::test {
 // of each.
 struct Suite {
   const char* name;
-  Daemon daemon;
+  Series daemon;
 
   friend void PrintTo(const Suite& suite, std::ostream* out) { *out << suite.name; }
 };
 
 inline const auto kSuites = ::testing::Values(
-    Suite{"bookworm", Daemon::k1_6}, Suite{"trixie", Daemon::k1_7}, Suite{"sid", Daemon::k2_1});
+    Suite{"bookworm", Series::k1_6}, Suite{"trixie", Series::k1_7}, Suite{"sid", Series::k2_1});
 inline std::string SuiteName(const ::testing::TestParamInfo<Suite>& info) {
   return info.param.name;
 }

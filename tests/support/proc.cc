@@ -15,7 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 std::string ReadLink(const std::string& path) {
@@ -152,4 +152,4 @@ Footprint FootprintOf(pid_t pid) {
   return footprint;
 }
 
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -7,7 +7,7 @@
 
 #include "absl/strings/string_view.h"
 
-namespace feather::testing {
+namespace feather::test {
 
 // What /proc and /sys/fs/cgroup say.
 
@@ -40,4 +40,4 @@ Footprint FootprintOf(pid_t pid);
 // Names in a directory but "." and "..", sorted.
 std::vector<std::string> ListDirectory(const std::string& path);
 
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -91,11 +91,11 @@ class NetworkNamespace {
 // What of a process holds a network namespace: threads, descriptors of it, and sockets made in it.
 inline std::vector<std::string> HoldersOf(pid_t pid, const std::string& name) {
   std::vector<std::string> found;
-  for (const std::string& thread : testing::ListDirectory(absl::StrCat("/proc/", pid, "/task")))
+  for (const std::string& thread : ListDirectory(absl::StrCat("/proc/", pid, "/task")))
     if (NamespaceOf(std::stoi(thread), "net") == name) found.push_back("thread " + thread);
   UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   std::string directory = absl::StrCat("/proc/", pid, "/fd");
-  for (const std::string& number : testing::ListDirectory(directory)) {
+  for (const std::string& number : ListDirectory(directory)) {
     std::string target = Link(directory + "/" + number);
     if (target == name) found.push_back("descriptor " + number);
     if (target.rfind("socket:", 0) != 0) continue;

@@ -94,7 +94,7 @@ absl::Status Container::StartShim() {
   RETURN_IF_ERROR(WriteFile(bundle_ + "/shim-binary-path", ctrd_.settings().shim, 0600));
   ASSIGN_OR_RETURN(answer_, ParseAnswer(result.out));
   ctrd_.AddSocket(answer_.address);
-  if (ctrd_.settings().daemon >= Daemon::k2_1) {
+  if (ctrd_.settings().daemon >= Series::k2_1) {
     json bootstrap = {
         {"version", answer_.version}, {"address", answer_.address}, {"protocol", answer_.protocol}};
     RETURN_IF_ERROR(WriteFileAtomically(bundle_ + "/bootstrap.json", bootstrap.dump(), 0644));
@@ -103,21 +103,21 @@ absl::Status Container::StartShim() {
 }
 
 absl::StatusOr<Answer> Container::ParseAnswer(const std::string& out) const {
-  Daemon daemon = ctrd_.settings().daemon;
+  Series daemon = ctrd_.settings().daemon;
   std::string trimmed(absl::StripAsciiWhitespace(out));
   Answer plain{2, trimmed, "ttrpc", out};
-  if (daemon == Daemon::k1_6) return plain;
-  if (daemon == Daemon::k2_3) {
+  if (daemon == Series::k1_6) return plain;
+  if (daemon == Series::k2_3) {
     containerd::runtime::bootstrap::v1::BootstrapResult result;
     if (result.ParseFromString(out) && !result.address().empty())
       return Answer{result.version(), result.address(), result.protocol(), out};
   }
-  auto parsed = ParseJson(daemon == Daemon::k2_3 ? trimmed : out);
+  auto parsed = ParseJson(daemon == Series::k2_3 ? trimmed : out);
   if (!parsed.ok()) {
-    if (daemon == Daemon::k1_7) plain.address = out;
+    if (daemon == Series::k1_7) plain.address = out;
     return plain;
   }
-  if (parsed->version > (daemon == Daemon::k1_7 ? 2 : 3))
+  if (parsed->version > (daemon == Series::k1_7 ? 2 : 3))
     return absl::UnimplementedError(
         absl::StrCat("unsupported shim version (", parsed->version, "): not implemented"));
   return parsed;

@@ -36,7 +36,7 @@ namespace task = containerd::task::v2;
 
 // The series of containerd, where they differ towards a shim (contract section 12). 2_1 stands for
 // 2.0 to 2.2, 2_3 for that and all later.
-enum class Daemon { k1_6, k1_7, k2_1, k2_3 };
+enum class Series { k1_6, k1_7, k2_1, k2_3 };
 
 // $FEATHER_TEST_TRANSPORT is "grpc": the shim under test is the one that speaks it.
 bool TestsGrpc();
@@ -48,7 +48,7 @@ std::string DebianBinary(const std::string& suite, const std::string& name);
 
 struct Settings {
   std::string shim = ShimUnderTest();
-  Daemon daemon = TestsGrpc() ? Daemon::k2_3 : Daemon::k2_1;
+  Series daemon = TestsGrpc() ? Series::k2_3 : Series::k2_1;
   std::string runtime;     // options.binary_name: a name, a path, or empty for runc
   std::string name_space;  // empty: one of its own
   bool debug = false;
@@ -213,7 +213,7 @@ class FakeContainerd {
   // for shims that are about to end. Empty after a clean test; kills and removes what it tells.
   std::vector<std::string> FindLeftovers();
   // From now on this binary is run for `start` and `delete`, as this series of containerd does it.
-  void Switch(std::string shim, Daemon daemon) {
+  void Switch(std::string shim, Series daemon) {
     settings_.shim = std::move(shim);
     settings_.daemon = daemon;
   }

@@ -168,9 +168,9 @@ google::protobuf::Any FakeContainerd::Options() const {
 namespace {
 
 // The daemon's executable; its Go build information tells a shim which series it is.
-std::string DaemonBinary(Daemon daemon) {
-  std::string binary = DebianBinary(daemon == Daemon::k1_6   ? "bookworm"
-                                    : daemon == Daemon::k1_7 ? "trixie"
+std::string DaemonBinary(Series daemon) {
+  std::string binary = DebianBinary(daemon == Series::k1_6   ? "bookworm"
+                                    : daemon == Series::k1_7 ? "trixie"
                                                              : "sid",
                                     "containerd");
   return binary.empty() ? "/usr/bin/containerd" : binary;
@@ -197,13 +197,13 @@ std::string BootstrapParams(const FakeContainerd& ctrd, const std::string& id) {
 }  // namespace
 
 HelperCommand FakeContainerd::Helper(const Container& container, const std::string& action) {
-  Daemon daemon = settings_.daemon;
+  Series daemon = settings_.daemon;
   HelperCommand command;
   command.argv = {settings_.shim,       "-namespace",   name_space(),
                   "-address",           grpc_address(), "-publish-binary",
                   DaemonBinary(daemon), "-id",          container.id()};
   if (action == "delete") command.argv.insert(command.argv.end(), {"-bundle", container.bundle()});
-  if (settings_.debug && (action == "start" || daemon != Daemon::k1_6))
+  if (settings_.debug && (action == "start" || daemon != Series::k1_6))
     command.argv.push_back("-debug");
   command.argv.push_back(action);
   command.cwd = container.bundle();
@@ -217,7 +217,7 @@ HelperCommand FakeContainerd::Helper(const Container& container, const std::stri
   SetVariable(command.env, "TMPDIR", temporary_directory());
   SetVariable(command.env, "GOMAXPROCS", "2");
   SetVariable(command.env, "TTRPC_ADDRESS", grpc_address() + ".ttrpc");
-  if (daemon != Daemon::k1_6) {
+  if (daemon != Series::k1_6) {
     SetVariable(command.env, "MAX_SHIM_VERSION", "2");
     SetVariable(command.env, "GRPC_ADDRESS", grpc_address());
     SetVariable(command.env, "NAMESPACE", name_space());
@@ -227,7 +227,7 @@ HelperCommand FakeContainerd::Helper(const Container& container, const std::stri
     SetVariable(command.env, entry.substr(0, end), entry.substr(end + 1));
   }
 
-  if (daemon == Daemon::k2_3)
+  if (daemon == Series::k2_3)
     command.input = BootstrapParams(*this, container.id());
   else if (settings_.options)
     command.input = Options().SerializeAsString();

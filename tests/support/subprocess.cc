@@ -17,7 +17,7 @@
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 using SteadyClock = std::chrono::steady_clock;
@@ -221,4 +221,4 @@ bool Eventually(absl::FunctionRef<bool()> condition, Milliseconds limit) {
   return true;
 }
 
-}  // namespace feather::testing
+}  // namespace feather::test

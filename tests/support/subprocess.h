@@ -12,12 +12,12 @@
 #include "absl/strings/string_view.h"
 #include "runtime/base/unique_fd.h"
 
-namespace feather::testing {
+namespace feather::test {
 
 using Milliseconds = std::chrono::milliseconds;
 
 // Nothing in a test takes this long; a machine under load may take a while.
-inline constexpr Milliseconds kLimit{120'000};
+inline constexpr Milliseconds kProgramLimit{120'000};
 
 // A program that a test runs, with its standard streams in the test's hands. The test is one
 // thread: output is read while it waits for something. Dies with the test (PDEATHSIG) and with this
@@ -47,23 +47,24 @@ class Subprocess {
   const std::string& err() const { return err_; }
 
   // Writes all of it, reading output meanwhile. False when the other side does not take it.
-  bool Send(absl::string_view data, Milliseconds limit = kLimit);
+  bool Send(absl::string_view data, Milliseconds limit = kProgramLimit);
   void CloseInput() { input_.Reset(); }
   void Signal(int signal) const;
   // The terminal's size.
   void Resize(unsigned short columns, unsigned short rows) const;
 
   // Until `done` says so of out(). False when the limit passes or output ends before.
-  bool WaitOutput(absl::FunctionRef<bool(const std::string&)> done, Milliseconds limit = kLimit);
-  bool WaitOutput(absl::string_view text, Milliseconds limit = kLimit);
+  bool WaitOutput(absl::FunctionRef<bool(const std::string&)> done,
+                  Milliseconds limit = kProgramLimit);
+  bool WaitOutput(absl::string_view text, Milliseconds limit = kProgramLimit);
   // Until the program has ended, with its output read to the end; the exit status as a shell gives
   // it. Nothing when the limit passes.
-  std::optional<int> Wait(Milliseconds limit = kLimit);
+  std::optional<int> Wait(Milliseconds limit = kProgramLimit);
 
   // Feeds standard input from `produce` (0: the end, the input is closed) and hands standard output
   // to `consume` until its end. False when nothing moves for `limit`.
   bool Pump(absl::FunctionRef<size_t(char*, size_t)> produce,
-            absl::FunctionRef<void(absl::string_view)> consume, Milliseconds limit = kLimit);
+            absl::FunctionRef<void(absl::string_view)> consume, Milliseconds limit = kProgramLimit);
 
  private:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -84,9 +85,9 @@ struct CommandResult {
   std::string err;
 };
 
-CommandResult RunCommand(const Subprocess::Options& options, Milliseconds limit = kLimit);
+CommandResult RunCommand(const Subprocess::Options& options, Milliseconds limit = kProgramLimit);
 
 // Asks again and again, until it is true or the limit has passed.
-bool Eventually(absl::FunctionRef<bool()> condition, Milliseconds limit = kLimit);
+bool Eventually(absl::FunctionRef<bool()> condition, Milliseconds limit = kProgramLimit);
 
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -19,7 +19,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
 
-namespace feather::testing {
+namespace feather::test {
 namespace {
 
 constexpr int kBinary = 2;
@@ -60,7 +60,7 @@ absl::Status WebSocket::HandShake(const std::string& host, const std::string& pa
                    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n",
                    "Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n")));
   while (!absl::StrContains(unread_, "\r\n\r\n"))
-    if (!ReadSome(kLimit)) return absl::UnavailableError("no answer: " + unread_);
+    if (!ReadSome(kProgramLimit)) return absl::UnavailableError("no answer: " + unread_);
   if (!absl::StartsWith(unread_, "HTTP/1.1 101 ")) return absl::UnavailableError(unread_);
   unread_.erase(0, unread_.find("\r\n\r\n") + 4);
   TakeFrames();
@@ -133,4 +133,4 @@ bool WebSocket::ReadToEnd(Milliseconds limit) {
   return ReadUntil([this] { return ended_; }, limit);
 }
 
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -10,7 +10,7 @@
 #include "runtime/base/unique_fd.h"
 #include "tests/support/subprocess.h"
 
-namespace feather::testing {
+namespace feather::test {
 
 // A client of CRI's streams by WebSocket (RFC 6455), protocol "v4.channel.k8s.io": the first byte
 // of each message is its channel. Of exec and attach: 0 standard input, 1 output, 2 error, 3 the
@@ -23,8 +23,8 @@ class WebSocket {
 
   void Send(int channel, absl::string_view data);
   // Reads until `done`; false when the stream ends or the limit passes before.
-  bool ReadUntil(const std::function<bool()>& done, Milliseconds limit = kLimit);
-  bool ReadToEnd(Milliseconds limit = kLimit);
+  bool ReadUntil(const std::function<bool()>& done, Milliseconds limit = kProgramLimit);
+  bool ReadToEnd(Milliseconds limit = kProgramLimit);
 
   // What has come so far.
   const std::string& channel(int number) const { return channels_[static_cast<size_t>(number)]; }
@@ -41,4 +41,4 @@ class WebSocket {
   std::array<std::string, 5> channels_;
 };
 
-}  // namespace feather::testing
+}  // namespace feather::test

@@ -29,7 +29,7 @@ class WitnessTest : public ShimTest {
         [](const RecordedEvent& event) { return event.topic == "/tasks/start"; }));
   }
   size_t Descriptors() const {
-    return feather::testing::ListDirectory(absl::StrCat("/proc/", shim_, "/fd")).size();
+    return feather::test::ListDirectory(absl::StrCat("/proc/", shim_, "/fd")).size();
   }
   // Children of the shim: inits and execs of its containers, OCI runtimes, loggers.
   std::vector<std::string> ChildrenOfTheShim() const {
