@@ -1,5 +1,7 @@
 // The streams of CRI (exec, attach, port-forward), with each containerd, by WebSocket.
 
+#include <thread>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -130,6 +132,32 @@ TEST_P(CriStream, AnAttachSeesTheContainerAlsoAfterARestartOfContainerd) {
       << LogOf("a");
   EXPECT_TRUE(StopContainer(id_, 0).ok());
   EXPECT_TRUE(attach->ReadToEnd());
+  RemoveThePod();
+}
+
+TEST_P(CriStream, AnAttachGoesOnWhileTheContainerIsBeingStopped) {
+  ASSERT_NO_FATAL_FAILURE(
+      RunAPod("trap 'echo asked' TERM; echo ready;"
+              // A signal ends the read.
+              "until [ \"$line\" = end ]; do line=; read -r line && echo got $line; done;"
+              "echo bye; exit 6"));
+  auto attach = Stream("Attach", Attach());
+  ASSERT_NE(attach, nullptr);
+  EXPECT_TRUE(Eventually([&] { return LogOf("a") == "ready\n"; })) << LogOf("a");
+  EXPECT_TRUE(IsAnswered(*attach, "one")) << attach->channel(1);
+  std::jthread stop([&] { EXPECT_TRUE(StopContainer(id_, 1000).ok()); });
+  EXPECT_TRUE(attach->ReadUntil([&] { return absl::StrContains(attach->channel(1), "asked\n"); }));
+  // One that was there, and one that comes while it stops.
+  EXPECT_TRUE(IsAnswered(*attach, "two")) << attach->channel(1);
+  auto later = Stream("Attach", Attach());
+  ASSERT_NE(later, nullptr);
+  EXPECT_TRUE(IsAnswered(*later, "three")) << later->channel(1);
+  attach->Send(0, "end\n");
+  EXPECT_TRUE(attach->ReadToEnd());
+  EXPECT_TRUE(later->ReadToEnd());
+  stop.join();
+  EXPECT_THAT(attach->channel(1), HasSubstr("got end\nbye\n"));
+  EXPECT_EQ(ContainerStatus(id_).exit_code(), 6);
   RemoveThePod();
 }
 

@@ -84,6 +84,35 @@ TEST_P(Cri, RunsStopsAndRemovesAPod) {
       << "the network namespace is gone";
 }
 
+// Checklist: A4 (containerd 2.4 asks the shim, those before read the pod's cgroup).
+TEST_P(Cri, ThePodHasStats) {
+  cri::PodSandboxConfig config = PodConfig("pod");
+  auto pod = RunPod(config, Handler());
+  ASSERT_TRUE(pod.ok()) << pod.status();
+  auto a = RunContainer(*pod, config,
+                        ContainerConfig(config, "a", "sleep 1000 & touch /ready; exec sleep 1000"));
+  ASSERT_TRUE(a.ok()) << a.status();
+  EXPECT_TRUE(Eventually([&] { return ExecSync(*a, "test -e /ready").value().exit_code() == 0; }));
+  cri::PodSandboxStatsRequest request;
+  request.set_pod_sandbox_id(*pod);
+  absl::StatusOr<cri::PodSandboxStatsResponse> stats;
+  EXPECT_TRUE(Eventually([&] {
+    stats = Call<cri::PodSandboxStatsResponse>("PodSandboxStats", request);
+    return stats.ok() && stats->stats().linux().containers_size() == 1;
+  })) << stats.status();
+  ASSERT_TRUE(stats.ok());
+  const cri::LinuxPodSandboxStats& pod_stats = stats->stats().linux();
+  EXPECT_GT(pod_stats.memory().working_set_bytes().value(), 0u);
+  EXPECT_EQ(pod_stats.network().default_interface().name(), "eth0");
+  // pause is not counted.
+  EXPECT_EQ(pod_stats.process().process_count().value(), 2u);
+  ASSERT_EQ(pod_stats.containers_size(), 1);
+  EXPECT_EQ(pod_stats.containers(0).attributes().id(), *a);
+  EXPECT_GT(pod_stats.containers(0).memory().working_set_bytes().value(), 0u);
+  EXPECT_TRUE(StopPod(*pod).ok());
+  EXPECT_TRUE(RemovePod(*pod).ok());
+}
+
 TEST_P(Cri, APodThatIsRemovedTakesItsContainersWithIt) {
   const size_t before = daemon_->Processes().size();
   for (bool stopped : {true, false}) {
