@@ -8,10 +8,14 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
+#include "tests/support/memory_cgroup.h"
 #include "tests/support/shim_bundle.h"
 
 namespace feather {
@@ -67,6 +71,37 @@ TEST(ExpectedMemoryCgroup, IsEmptyWhereThePathDoesNotSay) {
   for (const char* cgroups_path : {"", "a", "a/b", "/", "/../a", "/a/..", "a:b", "a:b:c",
                                    "a.slice:b:", "a.slice:b:c:d", "a.slice:/../:c"})
     EXPECT_EQ(ExpectedMemoryCgroup(/*unified=*/true, cgroups_path), "") << cgroups_path;
+}
+
+TEST(PossibleMemoryCgroups, AreTheOneWhereThePathSaysItAndNoneWhereItClimbs) {
+  for (const char* path : {"/default/a", "a.slice:cri:b"})
+    EXPECT_THAT(PossibleMemoryCgroups(/*unified=*/true, path, "id"),
+                ElementsAre(ExpectedMemoryCgroup(/*unified=*/true, path)))
+        << path;
+  for (const char* path : {"../a", "a/../b", "a/..", "/../a", "a:b", "a:b:c", "/"})
+    EXPECT_THAT(PossibleMemoryCgroups(/*unified=*/true, path, "id"), ElementsAre()) << path;
+  EXPECT_THAT(PossibleMemoryCgroups(/*unified=*/true, "", "../id"), ElementsAre());
+}
+
+// As seen from a cgroup two below the root.
+TEST(PossibleMemoryCgroups, OfARelativePathAreBelowTheRootAndThisProcesssOwnAndBesideThat) {
+  const auto cgroup1 = test::Cgroup1MemoryRoot();
+  const std::string root =
+      cgroup1.value_or(test::Cgroup2MemoryRoot().value_or("no memory controller"));
+  if (!absl::StartsWith(root, "/sys/fs/cgroup")) GTEST_SKIP() << root;
+  test::MemoryCgroup above(root, absl::StrCat("feather-test-", getpid()));
+  test::MemoryCgroup own(above.path(), "own");
+  for (const std::string path : {"x/y", ""}) {
+    test::Member process(own, [&] {
+      const std::string name = path.empty() ? "id" : path;
+      const std::vector<std::string> expected = {absl::StrCat(root, "/", name),
+                                                 absl::StrCat(own.path(), "/", name),
+                                                 absl::StrCat(above.path(), "/", name)};
+      if (PossibleMemoryCgroups(!cgroup1, path, "id") != expected) _exit(1);
+    });
+    process.Go();
+    EXPECT_EQ(process.Wait(), 0) << path;
+  }
 }
 
 // Checklist: O1.
