@@ -29,6 +29,8 @@
 namespace feather::oom {
 namespace {
 
+constexpr char kCounter[] = "memory.oom_control";
+
 // After a signal the counter is read again 1, 2, 4, … ms later, then every second while the kernel
 // says that the cgroup is still under_oom. An increase does not end that: it may be of the kill
 // before the one that was signalled.
@@ -191,7 +193,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained) {
-  const std::string path = absl::StrCat(directory, "/memory.oom_control");
+  const std::string path = absl::StrCat(directory, "/", kCounter);
   ASSIGN_OR_RETURN(UniqueFd control, OpenFile(path, O_RDONLY));
   UniqueFd signal(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!signal) return ErrnoError(errno, "eventfd");
@@ -200,7 +202,7 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   if (absl::IsPermissionDenied(registered)) return registered;
   if (!registered.ok()) signal = FollowKernelLog(registered);
   // Before the counters, so that a kill is in either.
-  SubtreeKills kills(directory, std::make_unique<LoggedKills>(directory));
+  SubtreeKills kills(directory, kCounter, std::make_unique<LoggedKills>(directory), beginning.init);
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(content.text);
@@ -215,11 +217,11 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
 }
 
 absl::StatusOr<uint64_t> CountKillsCgroup1(const std::string& directory) {
-  const std::string path = absl::StrCat(directory, "/memory.oom_control");
+  const std::string path = absl::StrCat(directory, "/", kCounter);
   const Content control = ReadPath(path);
   if (IsShortage(control.error)) return ErrnoError(control.error, path);
   if (control.error != 0) return 0;
-  SubtreeKills kills(directory);
+  SubtreeKills kills(directory, kCounter);
   const uint64_t count = kills.Add(ParseCounters(control.text).oom_kill, {});
   if (IsShortage(kills.error())) return ErrnoError(kills.error(), absl::StrCat("read ", directory));
   return count;

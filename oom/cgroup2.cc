@@ -20,7 +20,7 @@
 #include "oom/logged_kills.h"
 #include "oom/siblings.h"
 #include "oom/state_watch.h"
-#include "oom/uncounted_kills.h"
+#include "oom/subtree_kills.h"
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
@@ -30,9 +30,14 @@ namespace feather::oom {
 namespace {
 
 // Readings after an `oom` without its oom_kill: 1, 2, 4 and 8 ms later; after that the kernel's own
-// notification is due.
+// notification is due, but for that of a cgroup below which is counted alone: for a second there.
 constexpr auto kFirstReread = std::chrono::milliseconds(1);
 constexpr int kRereads = 4;
+constexpr int kRereadsBelow = 10;
+
+// What counts the kills of a cgroup and of those below it; of a cgroup alone.
+constexpr char kCounter[] = "memory.events";
+constexpr char kLocalCounter[] = "memory.events.local";
 
 // memory.oom.group is set in the cgroup or one above it, or may have been: the cgroup is gone.
 bool MayKillInGroups(const std::string& directory) {
@@ -47,18 +52,19 @@ bool MayKillInGroups(const std::string& directory) {
 // Shared by the watch and its coroutines; ends when its files are closed.
 class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
  public:
-  Cgroup2State(asio::io_context& io, const std::string& directory, Account account,
-               std::shared_ptr<Explainer> explainer, UncountedKills uncounted)
+  Cgroup2State(asio::io_context& io, SubtreeKills kills, bool local, Account account,
+               std::shared_ptr<Explainer> explainer)
       : io_(io),
-        directory_(directory),
+        directory_(kills.directory()),
+        local_(local),
+        kills_(std::move(kills)),
         memory_(io),
         cgroup_(io),
         parent_(io),
         timer_(io),
         account_(std::move(account)),
         explainer_(std::move(explainer)),
-        siblings_(directory),
-        uncounted_(std::move(uncounted)) {}
+        siblings_(directory_) {}
 
   // `parent` may be none.
   absl::Status Begin(UniqueFd memory, UniqueFd cgroup, UniqueFd parent) {
@@ -80,7 +86,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
 
   void Read() {
     if (!memory_.is_open()) return;
-    uncounted_.BeginReading();
+    kills_.ReadLog();
     // First, so that a kill between the two is in one of the counts (siblings.h).
     ReadParent();
     // Before the counters: the kill that empties the cgroup in between would be in neither reading.
@@ -91,9 +97,12 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     Content events = ReadAgain(memory_.native_handle());
     if (events.error != 0) return Gone();
     Counters now = ParseCounters(events.text);
-    uncounted_.EndReading(std::move(processes), now.oom_kill != account_.last().oom_kill);
-    bool kill_due = now.oom > account_.last().oom && now.oom_kill == account_.last().oom_kill;
-    Observe(now);
+    const Counters& last = account_.last();
+    const uint64_t own_rise = now.oom_kill - std::min(now.oom_kill, kills_.own());
+    now.oom_kill = kills_.Add(now.oom_kill, std::move(processes));
+    const bool below = now.oom_kill > last.oom_kill + own_rise;
+    const bool kill_due = now.oom > last.oom && now.oom_kill == last.oom_kill;
+    Observe(now, below);
     if (kill_due && !rereading_) Spawn(io_, ReadSoon(shared_from_this()));
     if (!populated) End();
   }
@@ -109,7 +118,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     cgroup_.close(ignored);
     parent_.close(ignored);
     timer_.cancel();
-    uncounted_.Close();
+    kills_.Close();
     explainer_->Drop();
   }
 
@@ -133,7 +142,8 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     self->rereading_ = true;
     const uint64_t before = self->counters().oom_kill;
     auto delay = kFirstReread;
-    for (int i = 0; i < kRereads; ++i, delay *= 2) {
+    const int rereads = self->local_ ? kRereadsBelow : kRereads;
+    for (int i = 0; i < rereads; ++i, delay *= 2) {
       self->timer_.expires_after(delay);
       auto [error] = co_await self->timer_.async_wait(kAwait);
       if (error) break;
@@ -143,10 +153,11 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     self->rereading_ = false;
   }
 
-  void Observe(const Counters& now) {
+  // `below`: one of the kills was in a cgroup below whose group nobody has counted.
+  void Observe(const Counters& now, bool below) {
     const uint64_t before = account_.last().oom_kill;
     const bool told = account_.Observe(now, Clock::now());
-    if (told && MayKillInGroups(directory_)) account_.MarkMaybeGroup();
+    if (told && (below || MayKillInGroups(directory_))) account_.MarkMaybeGroup();
     if (told || now.oom_kill != before) explainer_->KillsCounted(now, told);
   }
 
@@ -179,14 +190,16 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   void Gone() {
     Counters now = account_.last();
     std::optional<uint64_t> count = siblings_.LastCount();
-    if (!count) count = now.oom_kill + uncounted_.Count();
+    if (!count) count = kills_.AddRemoved();
     now.oom_kill = std::max(now.oom_kill, *count);
-    Observe(now);
+    Observe(now, /*below=*/false);
     End();
   }
 
   asio::io_context& io_;
   const std::string directory_;
+  const bool local_;
+  SubtreeKills kills_;
   asio::posix::stream_descriptor memory_;
   asio::posix::stream_descriptor cgroup_;
   asio::posix::stream_descriptor parent_;
@@ -194,7 +207,6 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   Account account_;
   std::shared_ptr<Explainer> explainer_;
   Siblings siblings_;
-  UncountedKills uncounted_;
   bool was_populated_ = false;
   bool rereading_ = false;
 };
@@ -204,31 +216,44 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
 absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::string directory,
                                                     Watch::OnKill on_kill, Beginning beginning,
                                                     Watch::OnExplained on_explained) {
-  ASSIGN_OR_RETURN(UniqueFd memory, OpenFile(absl::StrCat(directory, "/memory.events"), O_RDONLY));
+  const bool local = beginning.local_events;
+  const std::string path = absl::StrCat(directory, "/", local ? kLocalCounter : kCounter);
+  ASSIGN_OR_RETURN(UniqueFd memory, OpenFile(path, O_RDONLY));
   ASSIGN_OR_RETURN(UniqueFd cgroup, OpenFile(absl::StrCat(directory, "/cgroup.events"), O_RDONLY));
   UniqueFd parent;
-  if (absl::EndsWith(directory, ".scope")) {
-    auto opened = OpenFile(absl::StrCat(directory, "/../memory.events"), O_RDONLY);
+  // Where each cgroup is counted alone, it has nothing of its children's.
+  if (!local && absl::EndsWith(directory, ".scope")) {
+    auto opened = OpenFile(absl::StrCat(directory, "/../", kCounter), O_RDONLY);
     if (opened.ok()) parent = *std::move(opened);
   }
   // Before the counters, so that a kill is in either.
-  UncountedKills uncounted(beginning.init, std::make_unique<LoggedKills>(directory));
+  SubtreeKills kills(directory, local ? kLocalCounter : nullptr,
+                     std::make_unique<LoggedKills>(directory), beginning.init);
   Content events = ReadAgain(memory.get());
-  if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", directory));
-  Account account(std::move(on_kill), ParseCounters(events.text), beginning.kills);
+  if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", path));
+  Counters now = ParseCounters(events.text);
+  now.oom_kill = kills.Add(now.oom_kill, {});
+  Account account(std::move(on_kill), now, beginning.kills);
   auto explainer =
       std::make_shared<Explainer>(io, directory, "memory.max", beginning, std::move(on_explained));
-  auto state = std::make_shared<Cgroup2State>(io, directory, std::move(account),
-                                              std::move(explainer), std::move(uncounted));
+  auto state = std::make_shared<Cgroup2State>(io, std::move(kills), local, std::move(account),
+                                              std::move(explainer));
   RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
   return std::make_unique<StateWatch<Cgroup2State>>(std::move(state));
 }
 
 absl::StatusOr<uint64_t> CountKillsCgroup2(const std::string& directory) {
-  const std::string path = absl::StrCat(directory, "/memory.events");
+  const std::string path = absl::StrCat(directory, "/", kCounter);
   const Content events = ReadPath(path);
   if (IsShortage(events.error)) return ErrnoError(events.error, path);
-  return ParseCounters(events.text).oom_kill;
+  if (events.error != 0) return 0;
+  // With memory_localevents those below are not in it.
+  const Content local = ReadPath(absl::StrCat(directory, "/", kLocalCounter));
+  SubtreeKills kills(directory, kLocalCounter);
+  const uint64_t sum = kills.Add(ParseCounters(local.text).oom_kill, {});
+  for (const int error : {local.error, kills.error()})
+    if (IsShortage(error)) return ErrnoError(error, absl::StrCat("read ", directory));
+  return std::max(ParseCounters(events.text).oom_kill, sum);
 }
 
 }  // namespace feather::oom

@@ -19,13 +19,18 @@ namespace feather::oom {
 //    cgroup is removed, so that the watch ends at the former.
 //  - After rmdir the open files answer ENODEV; the parent's counter keeps the kills.
 //
+// Mounted with memory_localevents, cgroup2 counts and signals a kill in the victim's cgroup alone.
+// Then memory.events.local, which does so under each mount, is read of the cgroup and of all below
+// it at each reading (subtree_kills.h), as on cgroup1: a kill below by a limit there is told with
+// the next reading, which comes before any exit that is published. No parent's count helps then.
+//
 // systemd removes a scope as soon as it is empty, perhaps before the last reading. The watch then
 // takes what the parent's oom_kill has grown by since the container's own counter was last read,
 // less what the siblings' have (siblings.h); where that cannot tell (a sibling also went away
 // since, the parent is the root or gone as well, memory_localevents), what the kernel's log has got
-// since the last reading (uncounted_kills.h) of the cgroup, or of the processes that were in it
-// then; unless a kill was counted within the last second. What remains uncertain:
-//  - The log has its own gaps, towards a missing report; so has that second.
+// since the last reading (subtree_kills.h) of the cgroup, or of the processes that were in it
+// then. What remains uncertain:
+//  - The log has its own gaps, towards a missing report.
 //  - A sibling that was made, killed by the OOM killer and removed between two turns of the loop,
 //    while this container's cgroup went away in the same interval, would be taken for this
 //    container.

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "oom/cgroupfs.h"
+#include "oom/kernel_record.h"
 
 namespace feather::oom {
 namespace {

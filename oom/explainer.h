@@ -17,14 +17,12 @@ namespace feather::oom {
 // Asks the kernel's log about a container's kills, for the explanation of each. Used by both back
 // ends.
 //
-// The line of a kill is written some microseconds after the counter was raised, and the log is read
-// for kPatience after each increase: from then on, whatever is found belongs to a later one. Then
-// the watch is asked to read the counters again: the log may be ahead of them, and lines that came
-// after their count must not be new to the next reading (subtree_kills.h, uncounted_kills.h).
+// The log is read for kPatience (kernel_record.h) after each increase: from then on, whatever is
+// found belongs to a later one. Then the watch is asked to read the counters again: the log may be
+// ahead of them, and lines that came after their count must not be new to the next reading
+// (subtree_kills.h).
 class Explainer : public std::enable_shared_from_this<Explainer> {
  public:
-  static constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
-
   // `limit_file`: the name of the file in `directory` that has the limit.
   Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
             const Beginning& beginning, Watch::OnExplained on_explained);

@@ -26,6 +26,7 @@ void KernelLog::SawProcesses(std::vector<pid_t> processes, bool keep) {
 void KernelLog::Add(absl::string_view text) {
   const auto record = ParseRecord(text);
   if (!record || record->sequence < next_) return;
+  if (record->sequence > next_) chosen_.reset();
   next_ = record->sequence + 1;
   newest_ = record->at;
   if (const auto choice = ParseChoice(record->text, cgroup_)) {
@@ -34,8 +35,9 @@ void KernelLog::Add(absl::string_view text) {
     chosen_ = Victim{};
     chosen_->pid = choice->pid;
     chosen_->limit_of = std::string(choice->limit_of);
-  } else if (const auto killed = ParseVictim(record->text); killed && killed->killed) {
-    AddKill(killed->pid, killed->name, record->at);
+  } else if (const auto victim = ParseVictim(record->text)) {
+    if (victim->killed) AddKill(victim->pid, victim->name, record->at);
+    chosen_.reset();
   }
 }
 
@@ -44,10 +46,15 @@ void KernelLog::AddKill(pid_t pid, absl::string_view name, uint64_t at) {
   victim.pid = pid;
   // Once each: a group's first victim is told twice, and pids are given anew.
   const bool seen = std::erase(processes_, pid) + std::erase(before_, pid) > 0;
-  const bool chosen = chosen_ && chosen_->pid == pid;
+  // A thread of the one that was chosen, then.
+  if (chosen_ && !seen) {
+    victim.pid = chosen_->pid;
+    std::erase(processes_, victim.pid);
+    std::erase(before_, victim.pid);
+  }
+  const bool chosen = chosen_ && chosen_->pid == victim.pid;
   if (!chosen && !seen) return;
   if (chosen) victim.limit_of = std::move(chosen_->limit_of);
-  chosen_.reset();
   victim.name = std::string(name);
   found_.push_back({at, std::move(victim)});
 }

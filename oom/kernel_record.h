@@ -2,12 +2,14 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "runtime/base/async.h"
 #include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
@@ -18,10 +20,14 @@ namespace feather::oom {
 //   (the counter is raised, the SIGKILL is sent)
 //   Memory cgroup out of memory: Killed process PID (NAME) total-vm:…
 // The first, a choice, is written of ten kills in five seconds at most and of a group's first
-// victim only; the second of every victim. The kernel kills one after another.
+// victim only; the second of every victim. The kernel kills one after another, so that after a
+// choice the next is of the one that was chosen; it names another thread of that if the first one
+// has ended. It is there some microseconds after the count, and by kPatience in any case.
 //
 // Names of processes and of cgroups are the container's own: they cannot make a line anybody
 // else's.
+
+inline constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
 
 // /dev/kmsg, or what a test has for it, at the first record; invalid where that is no kernel's log,
 // or may not be read.

@@ -12,6 +12,15 @@
 #include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
+namespace {
+
+template <typename Kill>
+void Keep(std::vector<Kill>& kills, Kill kill) {
+  if (kills.size() == LoggedKills::kMostKept) kills.erase(kills.begin());
+  kills.push_back(std::move(kill));
+}
+
+}  // namespace
 
 // The descriptor, and who is told of what is read from it.
 class LoggedKills::Log {
@@ -56,31 +65,32 @@ void LoggedKills::Read() {
   if (log_) log_->Read();
 }
 
-std::vector<pid_t> LoggedKills::TakeUnnamed() { return std::exchange(unnamed_, {}); }
-
 void LoggedKills::Add(absl::string_view text) {
   if (const auto choice = ParseChoice(text, cgroup_)) {
     chosen_ = Chosen{choice->pid, choice->below.has_value()};
-    // Where no name means anything, pids do.
-    if (cgroup_.empty()) chosen_.reset();
     if (!choice->below) return;
-    if (named_.size() == kMostKept) named_.erase(named_.begin());
-    named_.push_back({choice->pid, absl::StrCat(directory_, Unescaped(*choice->below)), false});
+    Keep(named_, {choice->pid, absl::StrCat(directory_, Unescaped(*choice->below)), false, false});
     return;
   }
   const auto victim = ParseVictim(text);
   if (!victim) return;
   const auto chosen = std::exchange(chosen_, std::nullopt);
-  if (!chosen || chosen->pid != victim->pid) {
-    if (!knows_pids_ || !victim->killed) return;
-    if (unnamed_.size() == kMostKept) unnamed_.erase(unnamed_.begin());
-    unnamed_.push_back(victim->pid);
-  } else if (chosen->ours) {
+  const bool same = chosen && chosen->pid == victim->pid;
+  // It is the chosen one's in any case, unless the log has lost a line.
+  if (chosen && chosen->ours && (same || victim->killed)) {
     const auto found = std::find_if(named_.rbegin(), named_.rend(),
-                                    [&](const Named& named) { return named.pid == victim->pid; });
-    if (found == named_.rend()) return;
-    found->counted = true;
-    if (!victim->killed) named_.erase(std::next(found).base());
+                                    [&](const Named& named) { return named.pid == chosen->pid; });
+    if (found != named_.rend()) {
+      found->counted = true;
+      if (!victim->killed) named_.erase(std::next(found).base());
+    }
+  }
+  if (!knows_pids_ || !victim->killed) return;
+  // Where no name means anything, pids do.
+  if (cgroup_.empty()) {
+    Keep(unnamed_, {chosen ? chosen->pid : victim->pid});
+  } else if (!same) {
+    Keep(unnamed_, {victim->pid});
   }
 }
 

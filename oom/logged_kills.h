@@ -28,6 +28,12 @@ class LoggedKills {
     // For the caller.
     bool certain = false;
   };
+  // A victim whose cgroup the log does not name, anywhere on the machine; its counter has been
+  // raised.
+  struct Unnamed {
+    pid_t pid = 0;
+    bool certain = false;
+  };
 
   // `directory`: the container's cgroup. Where the log or the names in it are of no use here,
   // nothing is ever found.
@@ -40,9 +46,7 @@ class LoggedKills {
   void Read();
   // In the log's order; the caller takes out what it knows. Of kMostKept the oldest goes.
   std::vector<Named>& named() { return named_; }
-  // Pids of victims whose cgroup the log does not name, anywhere on the machine, since the last
-  // call.
-  std::vector<pid_t> TakeUnnamed();
+  std::vector<Unnamed>& unnamed() { return unnamed_; }
 
   // A line of the kernel's.
   void Add(absl::string_view text);
@@ -58,7 +62,7 @@ class LoggedKills {
   const bool knows_pids_;
   std::shared_ptr<Log> log_;
   std::vector<Named> named_;
-  std::vector<pid_t> unnamed_;
+  std::vector<Unnamed> unnamed_;
   struct Chosen {
     pid_t pid;
     bool ours;

@@ -5,58 +5,63 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "oom/cgroupfs.h"
+#include "oom/kernel_record.h"
 #include "runtime/base/directory_tree.h"
 #include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
 namespace {
 
-std::string CounterOf(const std::string& cgroup) {
-  return absl::StrCat(cgroup, "/memory.oom_control");
-}
-
 bool IsGone(int error) { return error == ENOENT || error == ENODEV; }
 
-// Needs no descriptor. Without `inode`: a cgroup of that name.
-bool IsThere(const std::string& cgroup, std::optional<ino_t> inode = std::nullopt) {
-  struct stat info {};
-  if (stat(CounterOf(cgroup).c_str(), &info) != 0) return !IsGone(errno);
-  return !inode || info.st_ino == *inode;
+bool Contains(const std::vector<pid_t>& pids, pid_t pid) {
+  return std::find(pids.begin(), pids.end(), pid) != pids.end();
 }
 
 }  // namespace
 
-SubtreeKills::SubtreeKills(std::string directory, std::unique_ptr<LoggedKills> log)
-    : log_(std::move(log)) {
+SubtreeKills::SubtreeKills(std::string directory, const char* counter,
+                           std::unique_ptr<LoggedKills> log, pid_t init)
+    : counter_(counter), log_(std::move(log)) {
   own_.path = std::move(directory);
+  if (init != 0) own_.processes = {init};
 }
 
 void SubtreeKills::ReadLog() {
   if (!log_) return;
   log_->Read();
   for (LoggedKills::Named& kill : log_->named()) kill.certain = kill.counted;
+  for (LoggedKills::Unnamed& kill : log_->unnamed()) kill.certain = true;
 }
 
 uint64_t SubtreeKills::Add(uint64_t own, std::vector<pid_t> processes) {
   bool all = true;
-  Cgroups now = ReadBelow(all);
-  if (log_) log_->Read();
-
+  Cgroups now;
+  if (counter_ != nullptr) now = ReadBelow(all);
   const uint64_t rise = own - std::min(own, own_.kills);
+  if (log_ && (counter_ != nullptr || rise > 0)) log_->Read();
+
   own_.kills = own;
   total_ += rise;
   Match(own_, rise, /*made=*/false);
   if (!processes.empty()) own_.processes = std::move(processes);
   for (auto& [inode, cgroup] : now) {
-    auto before = seen_.find(inode);
+    const auto before = seen_.find(inode);
     const bool made = before == seen_.end();
-    const uint64_t counted = made ? 0 : std::min(before->second.kills, cgroup.kills);
+    uint64_t counted = 0;
+    std::vector<pid_t> there_now = std::exchange(cgroup.processes, {});
+    if (!made) {
+      counted = std::min(before->second.kills, cgroup.kills);
+      cgroup.processes = before->second.processes;
+      cgroup.unlogged = before->second.unlogged;
+      cgroup.rose_at = before->second.rose_at;
+    }
     const uint64_t earlier = Match(cgroup, cgroup.kills - counted, made);
+    cgroup.processes = std::move(there_now);
     if (!made || seen_all_) total_ += cgroup.kills - counted + earlier;
   }
   total_ += TakeGone(now, all);
@@ -76,9 +81,8 @@ uint64_t SubtreeKills::AddRemoved() {
   log_->Read();
   total_ += log_->named().size();
   log_->named().clear();
-  const std::vector<pid_t> victims = log_->TakeUnnamed();
-  total_ += CountUnnamed(own_, victims);
-  for (const auto& [inode, cgroup] : seen_) total_ += CountUnnamed(cgroup, victims);
+  total_ += TakeUnnamed(own_);
+  for (const auto& [inode, cgroup] : seen_) total_ += TakeUnnamed(cgroup);
   return total_;
 }
 
@@ -97,53 +101,78 @@ SubtreeKills::Cgroups SubtreeKills::ReadBelow(bool& all) {
       if (!IsGone(control.error)) error_ = control.error;
       continue;
     }
-    Cgroup cgroup{path, ParseCounters(control.text).oom_kill, 0, {}};
+    Cgroup cgroup;
+    cgroup.path = path;
+    cgroup.kills = ParseCounters(control.text).oom_kill;
     if (log_) cgroup.processes = Processes(path);
     now.emplace(info.st_ino, std::move(cgroup));
   }
   return now;
 }
 
+std::string SubtreeKills::CounterOf(const std::string& cgroup) const {
+  return absl::StrCat(cgroup, "/", counter_);
+}
+
+bool SubtreeKills::IsThere(const std::string& cgroup, std::optional<ino_t> inode) const {
+  struct stat info {};
+  if (stat(CounterOf(cgroup).c_str(), &info) != 0) return !IsGone(errno);
+  return !inode || info.st_ino == *inode;
+}
+
+uint64_t SubtreeKills::Awaited(const Cgroup& cgroup) {
+  if (cgroup.unlogged == 0 || Clock::now() - cgroup.rose_at > kPatience) return 0;
+  return cgroup.unlogged;
+}
+
 uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
-  cgroup.unnamed = kills;
   if (!log_) return 0;
+  cgroup.unlogged = Awaited(cgroup);
+  if (kills > 0) cgroup.rose_at = Clock::now();
   uint64_t earlier = 0;
   std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
-    if (kill.directory != cgroup.path) return false;
-    if (cgroup.unnamed > 0) {
-      --cgroup.unnamed;
+    if (counter_ != nullptr && kill.directory != cgroup.path) return false;
+    if (kills > 0) {
+      --kills;
       return true;
     }
     // The others' count may be to come.
     if (kill.certain && made) ++earlier;
     return kill.certain;
   });
+  cgroup.unlogged += kills;
+  std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
+    if (!Contains(cgroup.processes, kill.pid)) return false;
+    if (cgroup.unlogged == 0) return kill.certain;
+    --cgroup.unlogged;
+    return true;
+  });
   return earlier;
 }
 
 uint64_t SubtreeKills::TakeGone(const Cgroups& now, bool all) {
   if (!log_) return 0;
-  uint64_t kills = std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
-    // Match has left no certain one of those that were read.
-    const bool left_out = !all && kill.certain;
-    return kill.directory != own_.path && (left_out || !IsThere(kill.directory));
-  });
-  const std::vector<pid_t> victims = log_->TakeUnnamed();
-  if (victims.empty()) return kills;
-  for (const auto& [inode, cgroup] : seen_)
-    if (!now.contains(inode) && !IsThere(cgroup.path, inode))
-      kills += CountUnnamed(cgroup, victims);
+  uint64_t kills = 0;
+  if (counter_ != nullptr) {
+    kills = std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
+      // Match has left no certain one of those that were read.
+      const bool left_out = !all && kill.certain;
+      return kill.directory != own_.path && (left_out || !IsThere(kill.directory));
+    });
+    for (const auto& [inode, cgroup] : seen_)
+      if (!log_->unnamed().empty() && !now.contains(inode) && !IsThere(cgroup.path, inode))
+        kills += TakeUnnamed(cgroup);
+  }
+  // Counted by now, or somebody else's.
+  std::erase_if(log_->unnamed(), [](const auto& kill) { return kill.certain; });
   return kills;
 }
 
-uint64_t SubtreeKills::CountUnnamed(const Cgroup& gone, const std::vector<pid_t>& victims) {
-  const auto found =
-      static_cast<uint64_t>(std::count_if(victims.begin(), victims.end(), [&](pid_t victim) {
-        return std::find(gone.processes.begin(), gone.processes.end(), victim) !=
-               gone.processes.end();
-      }));
-  // The line comes after the count, which the last reading may have had.
-  return found - std::min(found, gone.unnamed);
+uint64_t SubtreeKills::TakeUnnamed(const Cgroup& gone) {
+  const uint64_t found = std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
+    return Contains(gone.processes, kill.pid);
+  });
+  return found - std::min(found, Awaited(gone));
 }
 
 }  // namespace feather::oom

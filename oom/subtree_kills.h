@@ -5,17 +5,20 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "oom/logged_kills.h"
+#include "runtime/base/async.h"
 
 namespace feather::oom {
 
-// On cgroup1, whose counters are of one cgroup each: the kills in a cgroup and all below it. What
-// is taken for a kill: an increase of a counter; and for a cgroup that is gone, what the kernel's
-// log has of it and no counter had. None is taken twice, since the log names the victim's cgroup
-// before the count and is read after the counters: of each increase the lines are there by then.
+// The kills in a cgroup and all below it. What is taken for a kill: an increase of a counter; and
+// for a cgroup that is gone, what the kernel's log has of it and no counter had. None is taken
+// twice, since the log names the victim's cgroup before the count and is read after the counters:
+// of each increase that line is there by then. Where it names none, a kill is the cgroup's whose
+// process it was at the last reading.
 //
 // Cgroups are told apart by inode: one may be made anew under an old name, or renamed.
 //
@@ -24,9 +27,14 @@ namespace feather::oom {
 // kills only, but for those that the log names.
 class SubtreeKills {
  public:
-  // `log`: none where only the counters are wanted.
-  explicit SubtreeKills(std::string directory, std::unique_ptr<LoggedKills> log = nullptr);
+  // `counter`: the file of each cgroup below that counts its kills alone; nullptr: the cgroup's own
+  // counter has those, too. `log`: none where only the counters are wanted. `init`: the container's
+  // first process, which may have ended by the first reading; 0: not known.
+  SubtreeKills(std::string directory, const char* counter,
+               std::unique_ptr<LoggedKills> log = nullptr, pid_t init = 0);
   const std::string& directory() const { return own_.path; }
+  // As the cgroup's own counter was last read.
+  uint64_t own() const { return own_.kills; }
 
   // A reading: ReadLog, then read the cgroup's own counter, then Add. `processes`: who is in the
   // cgroup; empty: as before. Returns the kills so far.
@@ -44,13 +52,20 @@ class SubtreeKills {
   struct Cgroup {
     std::string path;
     uint64_t kills = 0;
-    // Those of the last reading that the log did not name.
-    uint64_t unnamed = 0;
     std::vector<pid_t> processes;
+    // Counted, and the log has no line of it: that which names no cgroup comes after the count, and
+    // is awaited for kPatience.
+    uint64_t unlogged = 0;
+    Clock::time_point rose_at;
   };
   using Cgroups = std::map<ino_t, Cgroup>;
 
   Cgroups ReadBelow(bool& all);
+  std::string CounterOf(const std::string& cgroup) const;
+  // Needs no descriptor. Without `inode`: a cgroup of that name.
+  bool IsThere(const std::string& cgroup, std::optional<ino_t> inode = std::nullopt) const;
+  // Kills whose line is to come.
+  static uint64_t Awaited(const Cgroup& cgroup);
   // Takes what the log has of `cgroup`, `kills` of which are in the counter now; `made`: since the
   // last reading. Returns the kills of earlier cgroups of that name.
   uint64_t Match(Cgroup& cgroup, uint64_t kills, bool made);
@@ -58,8 +73,9 @@ class SubtreeKills {
   // are in `now`, that were left out.
   uint64_t TakeGone(const Cgroups& now, bool all);
   // Of a cgroup that is gone, by the processes that were there.
-  static uint64_t CountUnnamed(const Cgroup& gone, const std::vector<pid_t>& victims);
+  uint64_t TakeUnnamed(const Cgroup& gone);
 
+  const char* const counter_;
   Cgroup own_;
   std::unique_ptr<LoggedKills> log_;
   Cgroups seen_;

@@ -44,7 +44,8 @@ struct Explanation {
   std::vector<Victim> victims;
 };
 
-// From where on a cgroup's kills are a container's.
+// What the watch cannot see by itself: from where on a cgroup's kills are a container's, and
+// whether the counters are those of each cgroup alone.
 struct Beginning {
   // Those after this count: what CountKills said before the OCI runtime made the container, or what
   // an earlier watch had told. nullopt: what is counted when the watch starts, so that a kill
@@ -54,6 +55,8 @@ struct Beginning {
   Clock::time_point at = Clock::now();
   // Its first process, which is in none of the cgroup's lists if it has ended; 0: not known.
   pid_t init = 0;
+  // cgroup2 is mounted with memory_localevents: a counter leaves out the cgroups below.
+  bool local_events = false;
 };
 
 // Watches one container's cgroup for OOM kills. Back ends: cgroup2.h (memory.events and
@@ -64,11 +67,10 @@ struct Beginning {
 //   account.h          decides which readings are told
 //   kernel_record.h    reads and parses the kernel's log
 //   explainer.h        asks it (kernel_log.h) who was killed
-//   logged_kills.h     what it has got since the watch's start, for cgroups that are gone before
-//                      they were read:
-//   subtree_kills.h    on cgroup1, whose counters are of one cgroup each
-//   uncounted_kills.h  on cgroup2
-//   siblings.h         cgroup2 below systemd: the same by the counts of others
+//   logged_kills.h     what it has got since the watch's start
+//   subtree_kills.h    adds that, for cgroups that are gone before they were read, and, where
+//                      counters are of one cgroup each, those of the cgroups below
+//   siblings.h         what a scope of systemd's that is gone had, by the counts of others
 //   cgroup1.cc, cgroup2.cc
 //
 // "Told" means, here and in those files, that on_kill was called.

@@ -123,7 +123,10 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
     if (unified && fields[0] == "0") {
       for (const MountInfo& mount : mounts) {
         if (mount.type != "cgroup2" || mount.mount_point != kRoot) continue;
-        if (std::optional<std::string> place = Locate(mount, path)) cgroup.path = *place;
+        std::optional<std::string> place = Locate(mount, path);
+        if (!place) continue;
+        cgroup.path = *std::move(place);
+        cgroup.local_events = HasOption(mount, "memory_localevents");
       }
     } else if (!unified && !fields[1].empty()) {
       for (absl::string_view controller : absl::StrSplit(fields[1], ','))

@@ -20,6 +20,8 @@ struct Cgroup {
   bool unified = false;
   // cgroup2: absolute directory below /sys/fs/cgroup.
   std::string path;
+  // It is mounted with memory_localevents: memory.events leaves out the cgroups below.
+  bool local_events = false;
   // cgroup1: controller name ("memory", "pids", …; "name=systemd") to absolute directory.
   absl::flat_hash_map<std::string, std::string> controllers;
 };

@@ -249,6 +249,7 @@ void TaskService::StartOomWatch(Task& task) {
   }
   oom::Beginning beginning = task.beginning;
   beginning.init = task.container->init()->pid;
+  beginning.local_events = cgroup && cgroup->local_events;
   // Elsewhere, what was there before is not known.
   if (auto before = task.kills_before.find(directory); before != task.kills_before.end())
     beginning.kills = before->second;

@@ -7,6 +7,7 @@
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/steady_timer.hpp>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <thread>
@@ -15,9 +16,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "oom/explainer.h"
+#include "oom/account.h"
 #include "oom/kernel_log.h"
-#include "oom/uncounted_kills.h"
+#include "oom/kernel_record.h"
 #include "oom/watch.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
@@ -82,6 +83,12 @@ class OomWatch : public testing::Test {
   void RunForAWhile() {
     io_.restart();
     io_.run_for(std::chrono::milliseconds(100));
+  }
+
+  // A kill after that is in no group with one before.
+  void RunForLongerThanAGroup() {
+    io_.restart();
+    io_.run_for(Account::kGroupWindow + std::chrono::milliseconds(100));
   }
 
   void KillOne(const MemoryCgroup& cgroup) {
@@ -303,7 +310,7 @@ TEST_F(OomWatch, ExplainsAKillWhoseLineWasReadBeforeItsCount) {
     const pid_t pid = second.pid();
     EXPECT_TRUE(first.RunToItsKill());
     ASSERT_TRUE(RunUntil(io_, [&] { return explanations_.size() == 2 * i - 1; }));
-    std::this_thread::sleep_for(Explainer::kPatience);
+    std::this_thread::sleep_for(kPatience);
     // Of the timers that are due the earliest is first.
     asio::steady_timer timer(io_, asio::steady_timer::time_point::min());
     timer.async_wait([&](asio::error_code) { EXPECT_TRUE(second.RunToItsKill()); });
@@ -563,7 +570,7 @@ TEST_F(OomScope, TheKernelsLogDoesNotTellAKillThatWasCounted) {
       watch_->Read();
       EXPECT_EQ(kills_.size(), 1u);
       io_.restart();
-      if (long_ago) io_.run_for(UncountedKills::kDoubt + Explainer::kPatience);
+      if (long_ago) io_.run_for(2 * kPatience);
       KillOne(*sibling);
     }
     EndUnseen(init);
@@ -601,6 +608,103 @@ TEST_F(OomScope, AForeignKillThatIsSeenInTimeIsNotTakenForItsOwnLater) {
   ASSERT_TRUE(cgroup_->Remove());
   watch_->Finish();
   EXPECT_TRUE(kills_.empty());
+}
+
+// The kernel counts in the victim's cgroup alone then.
+class OomLocalEvents : public OomWatch {
+ protected:
+  void SetUp() override {
+    OomWatch::SetUp();
+    if (IsSkipped()) return;
+    local_.emplace();
+    ASSERT_TRUE(local_->mounted()) << strerror(errno);
+  }
+
+  std::unique_ptr<Watch> StartLocalWatch() {
+    Beginning beginning;
+    beginning.local_events = true;
+    auto watch = Watch::Start(
+        io_, true, cgroup_->path(), [this](const Counters& c) { kills_.push_back(c.oom_kill); },
+        beginning);
+    EXPECT_TRUE(watch.ok()) << watch.status();
+    return watch.ok() ? *std::move(watch) : nullptr;
+  }
+
+  std::optional<test::LocalEvents> local_;
+};
+
+TEST_F(OomLocalEvents, TheKernelCountsAndSignalsAKillInTheVictimsCgroupAlone) {
+  MemoryCgroup below(cgroup_->path(), "below");
+  below.Limit(kLimit / 2);
+  KillOne(below);
+  EXPECT_EQ(below.Value("memory.events", "oom_kill"), 1u);
+  EXPECT_EQ(below.Value("memory.events.local", "oom_kill"), 1u);
+  EXPECT_EQ(cgroup_->Value("memory.events", "oom_kill"), 0u);
+  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path()).value(), 1u);
+  local_.reset();
+  KillOne(below);
+  EXPECT_EQ(cgroup_->Value("memory.events", "oom_kill"), 1u);
+  EXPECT_EQ(cgroup_->Value("memory.events.local", "oom_kill"), 0u);
+  EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path()).value(), 2u);
+}
+
+TEST_F(OomLocalEvents, TellsTheKillOfAChildAtOnce) {
+  Member init(*cgroup_, [] { pause(); });
+  auto watch = StartLocalWatch();
+  Settle();
+  Member parent(*cgroup_, [] {
+    test::EatMemoryInAChild(kTooMuch);
+    pause();
+  });
+  parent.Go();
+  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomLocalEvents, TellsEachKillInACgroupBelowOnceWithTheNextReading) {
+  LetTheLogSpeak();
+  MemoryCgroup above(cgroup_->path(), "above"), below(above.path(), "below");
+  MemoryCgroup goes(cgroup_->path(), "goes"), other(parent_->path(), "other");
+  for (MemoryCgroup* cgroup : {&below, &goes, &other}) cgroup->Limit(kLimit / 2);
+  auto watch = StartLocalWatch();
+  Settle();
+  KillOne(below);
+  watch->Read();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+  KillOne(other);
+  watch->Read();
+  EXPECT_EQ(kills_.size(), 1u);
+  RunForLongerThanAGroup();
+  KillOne(goes);
+  ASSERT_TRUE(goes.Remove());
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2}));
+  EXPECT_EQ(watch->counters().oom_kill, 2u);
+}
+
+TEST_F(OomLocalEvents, TellsTheKillInACgroupBelowByTheContainersLimitAtOnce) {
+  MemoryCgroup below(cgroup_->path(), "below");
+  Member init(below, [] { pause(); });
+  auto watch = StartLocalWatch();
+  Settle();
+  Member victim(below, [] { EatMemory(kTooMuch); });
+  victim.Go();
+  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+TEST_F(OomLocalEvents, TellsTheKillOfAProcessItHasSeenThoughTheScopeIsGone) {
+  ASSERT_TRUE(cgroup_->Remove());
+  Make("scope");
+  Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+  auto watch = StartLocalWatch();
+  Settle();
+  EXPECT_TRUE(init.RunToItsKill());
+  ASSERT_TRUE(cgroup_->Remove());
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
 }
 
 }  // namespace

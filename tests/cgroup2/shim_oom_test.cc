@@ -77,6 +77,80 @@ TEST_F(OomShim, ACreateThatFailsByAKillSaysSoAndPublishesNothing) {
   }
 }
 
+// cgroup2 mounted with memory_localevents: nobody but the victim's own cgroup counts it.
+class OomShimLocalEvents : public OomShim {
+ protected:
+  void SetUp() override {
+    OomShim::SetUp();
+    if (IsSkipped()) return;
+    local_.emplace();
+    ASSERT_TRUE(local_->mounted()) << strerror(errno);
+  }
+
+  // A container whose processes are in a cgroup below its own, beside which `below` can be.
+  Container& MakeContainer() {
+    Container& c = ctrd_->New("a", Limited("sleep 1000"));
+    auto pid = c.Create();
+    EXPECT_TRUE(pid.ok()) << pid.status();
+    EXPECT_TRUE(c.Start().ok());
+    const std::string directory = MemoryDirectory(c);
+    leaf_ = directory + "/leaf";
+    EXPECT_EQ(mkdir(leaf_.c_str(), 0755), 0) << strerror(errno);
+    EXPECT_TRUE(WriteFile(leaf_ + "/cgroup.procs", absl::StrCat(*pid), 0).ok());
+    below_.emplace(directory, "below");
+    below_->Limit(uint64_t{8} << 20);
+    return c;
+  }
+
+  // An exec that is to be killed below.
+  void StartVictim(Container& c) {
+    const std::string script =
+        absl::StrCat("until grep -q below /proc/self/cgroup; do :; done; exec ", kEater);
+    ASSERT_TRUE(c.Exec("e", {"sh", "-c", script}).ok());
+    auto pid = c.Start("e");
+    ASSERT_TRUE(pid.ok()) << pid.status();
+    below_->Write("cgroup.procs", absl::StrCat(*pid));
+  }
+
+  void End(Container& c) {
+    EXPECT_TRUE(c.Kill(SIGKILL).ok());
+    EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+    below_.reset();
+    rmdir(leaf_.c_str());
+    EXPECT_TRUE(c.Remove().ok());
+    EXPECT_TRUE(ctrd_->WaitForDelete("a"));
+  }
+
+  std::optional<LocalEvents> local_;
+  std::string leaf_;
+  std::optional<MemoryCgroup> below_;
+};
+
+TEST_F(OomShimLocalEvents, TheKillOfAnExecInACgroupBelowTheContainersIsToldBeforeItsExit) {
+  Container& c = MakeContainer();
+  ASSERT_NO_FATAL_FAILURE(StartVictim(c));
+  EXPECT_NE(ctrd_->WaitForExit("a", "e"), nullptr);
+  End(c);
+  EXPECT_THAT(Ends("a"),
+              ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a e 137", "/tasks/exit a 137"));
+}
+
+TEST_F(OomShimLocalEvents, TheKillInACgroupBelowTheContainersIsToldBeforeTheInitsExit) {
+  Container& c = MakeContainer();
+  Member victim(*below_, [] { EatMemory(size_t{64} << 20); });
+  EXPECT_TRUE(victim.RunToItsKill());
+  End(c);
+  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a 137"));
+}
+
+TEST_F(OomShimLocalEvents, TheKillOfAnInitIsToldOnceAndBeforeItsExit) {
+  Container& c = ctrd_->New("a", Limited(absl::StrCat("exec ", kEater)));
+  ASSERT_TRUE(c.Run().ok());
+  EXPECT_NE(ctrd_->WaitForExit("a", "a"), nullptr);
+  Remove(c);
+  EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a 137"));
+}
+
 TEST_P(OomSeries, TellsEachKillOnceAndBeforeTheExit) { RunSeries(); }
 INSTANTIATE_TEST_SUITE_P(Kills, OomSeries, kOomSeries, OomSeriesName);
 

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +20,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
 
@@ -227,6 +230,37 @@ void PageCache::Fill() const {
     if (i % 16 == 15) fdatasync(fd);
   }
   close(fd);
+}
+
+namespace {
+
+// Of the file system; those of the mount stay.
+bool SetOptions(const std::string& root, const std::string& options) {
+  struct statvfs info {};
+  if (statvfs(root.c_str(), &info) < 0) return false;
+  const unsigned long kept = info.f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC);
+  return mount(nullptr, root.c_str(), nullptr, MS_REMOUNT | kept, options.c_str()) == 0;
+}
+
+}  // namespace
+
+LocalEvents::LocalEvents() {
+  const auto root = FindMount("cgroup2", [this](const std::string& options) {
+    std::vector<std::string> own = absl::StrSplit(options, ',');
+    std::erase_if(own, [](const std::string& option) { return option == "rw" || option == "ro"; });
+    options_ = absl::StrJoin(own, ",");
+    return true;
+  });
+  errno = ENOENT;
+  if (!root) return;
+  root_ = *root;
+  mounted_ =
+      SetOptions(root_, absl::StrCat(options_, options_.empty() ? "" : ",", "memory_localevents"));
+}
+
+LocalEvents::~LocalEvents() {
+  if (!mounted_) return;
+  EXPECT_TRUE(SetOptions(root_, options_)) << root_ << ": " << strerror(errno);
 }
 
 std::vector<int> OpenDescriptors() {

@@ -90,6 +90,23 @@ class PageCache {
   bool made_ = false;
 };
 
+// While it lives, cgroup2 is mounted with memory_localevents, for the whole machine.
+class LocalEvents {
+ public:
+  LocalEvents();
+  LocalEvents(const LocalEvents&) = delete;
+  LocalEvents& operator=(const LocalEvents&) = delete;
+  ~LocalEvents();
+
+  // False, with the reason in errno, where that is not possible.
+  bool mounted() const { return mounted_; }
+
+ private:
+  std::string root_;
+  std::string options_;
+  bool mounted_ = false;
+};
+
 // Numbers of the process' open descriptors.
 std::vector<int> OpenDescriptors();
 

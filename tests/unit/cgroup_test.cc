@@ -112,6 +112,15 @@ TEST(ParseCgroup, TakesTheOnePathOfAUnifiedHost) {
   EXPECT_TRUE(cgroup->unified);
   EXPECT_EQ(cgroup->path, "/sys/fs/cgroup/kubepods.slice/c.scope");
   EXPECT_TRUE(cgroup->controllers.empty());
+  EXPECT_FALSE(cgroup->local_events);
+}
+
+TEST(ParseCgroup, SaysWhetherCountersLeaveOutTheCgroupsBelow) {
+  auto cgroup = ParseCgroup(true, "0::/c\n",
+                            "31 23 0:28 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 "
+                            "rw,nsdelegate,memory_localevents\n");
+  ASSERT_TRUE(cgroup.ok()) << cgroup.status();
+  EXPECT_TRUE(cgroup->local_events);
 }
 
 TEST(ParseCgroup, TakesWhatCoversTheRest) {

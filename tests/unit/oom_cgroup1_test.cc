@@ -6,6 +6,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,7 +24,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "oom/explainer.h"
+#include "oom/kernel_record.h"
 #include "oom/logged_kills.h"
 #include "oom/watch.h"
 #include "runtime/base/directory_tree.h"
@@ -239,7 +240,7 @@ TEST_F(OomCgroup1, ExplainsAKillWhoseLineWasReadBeforeItsCount) {
   for (Member* victim : {&first, &second}) pids.push_back(victim->pid());
   EXPECT_TRUE(first.RunToItsKill());
   ASSERT_TRUE(RunUntil(io_, [&] { return explanations_.size() == 1; }));
-  std::this_thread::sleep_for(Explainer::kPatience);
+  std::this_thread::sleep_for(kPatience);
   // Of the timers that are due the earliest is first.
   asio::steady_timer timer(io_, asio::steady_timer::time_point::min());
   timer.async_wait([&](asio::error_code) { EXPECT_TRUE(second.RunToItsKill()); });
@@ -287,8 +288,7 @@ TEST_F(OomCgroup1, ALogThatIsOpenedLateTellsNobodyWhatWasBefore) {
   for (LoggedKills* log : {&*first, &second}) {
     log->Read();
     EXPECT_TRUE(log->named().empty());
-    const std::vector<pid_t> unnamed = log->TakeUnnamed();
-    EXPECT_EQ(std::count(unnamed.begin(), unnamed.end(), victim.pid()), 0);
+    for (const LoggedKills::Unnamed& kill : log->unnamed()) EXPECT_NE(kill.pid, victim.pid());
   }
 }
 
@@ -598,6 +598,33 @@ TEST_F(OomCgroup1Below, TellsTheKillThoughAnotherHasTakenItsName) {
   again.reset();
   watch_->Finish();
   EXPECT_EQ(kills_.size(), 2u);
+}
+
+// Of such a process the kernel's log names another thread as killed.
+TEST_F(OomCgroup1Below, TellsTheKillOfAProcessWhoseFirstThreadHasEnded) {
+  std::optional<MemoryCgroup> again;
+  UntilItIsNamed([&] {
+    again.reset();
+    {
+      MemoryCgroup below(cgroup_->path(), "below");
+      Member victim(below, [] {
+        std::thread([] {
+          // Until the first thread has ended: it is no zombie before.
+          char state = 0;
+          while (state != 'Z') {
+            const std::string stat =
+                ReadFile(absl::StrCat("/proc/", getpid(), "/stat")).value_or("");
+            state = stat[stat.rfind(") ") + 2];
+          }
+          EatMemory(kTooMuch);
+        }).detach();
+        syscall(SYS_exit, 0);
+      });
+      EXPECT_TRUE(victim.RunToItsKill());
+    }
+    again.emplace(cgroup_->path(), "below");
+  });
+  ExpectToldOnce();
 }
 
 TEST_F(OomCgroup1Below, TellsAKillOnceThatItHasCountedWhenItIsGone) {

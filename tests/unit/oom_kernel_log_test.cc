@@ -127,6 +127,25 @@ TEST_F(OomKernelLog, IsNotMisledByNamesOfProcessesAndCgroups) {
   EXPECT_EQ(Taken(), (Words{"10 a) total-vm:1 ( /pod"}));
 }
 
+// The second line names a thread where the process' first one has ended.
+TEST_F(OomKernelLog, TellsAProcessWhoseFirstThreadHasEnded) {
+  log_->SawProcesses({7});
+  Choose(7, name_);
+  log_->Add(Killed(70));
+  log_->Add(Killed(7));
+  EXPECT_EQ(Taken(), (Words{"7 dd /pod"}));
+}
+
+TEST_F(OomKernelLog, DoesNotTakeAChoiceForTheKillAfterAGapOrAfterTheOneThatWasSkipped) {
+  Choose(7, name_);
+  ++sequence_;
+  log_->Add(Killed(8));
+  Choose(7, name_);
+  log_->Add(Record("Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip"));
+  log_->Add(Killed(8));
+  EXPECT_EQ(Taken(), Words{});
+}
+
 TEST_F(OomKernelLog, DoesNotTakeAnOldChoiceForALaterKill) {
   Choose(7, name_);
   Choose(8, "/other");

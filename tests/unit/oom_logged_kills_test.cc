@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,7 +17,6 @@
 #include "oom/kernel_record.h"
 #include "oom/logged_kills.h"
 #include "oom/subtree_kills.h"
-#include "oom/uncounted_kills.h"
 #include "runtime/base/directory_tree.h"
 #include "runtime/base/file.h"
 #include "tests/support/memory_cgroup.h"
@@ -51,6 +51,8 @@ class OomLoggedKills : public testing::Test {
                            " (dd) total-vm:206680kB, anon-rss:48000kB"));
   }
 
+  static constexpr pid_t kInit = 1000;
+
   test::TestDirectory files_;
   LoggedKills* log_ = nullptr;
 };
@@ -60,7 +62,7 @@ class OomSubtreeKills : public OomLoggedKills {
   void SetUp() override {
     OomLoggedKills::SetUp();
     if (IsSkipped()) return;
-    kills_.emplace(files_.path(), MakeLog());
+    kills_.emplace(files_.path(), "memory.oom_control", MakeLog(), kInit);
     EXPECT_EQ(Read(), 0u);
   }
 
@@ -263,10 +265,12 @@ TEST_F(OomSubtreeKills, KeepsLittleOfALogThatNobodyAsksFor) {
     Kill(pid + 10'000);
   }
   EXPECT_EQ(log_->named().size(), LoggedKills::kMostKept);
-  EXPECT_EQ(log_->TakeUnnamed().size(), LoggedKills::kMostKept);
+  EXPECT_EQ(log_->unnamed().size(), LoggedKills::kMostKept);
   Count("/a", 4999);
   EXPECT_EQ(Read(), 4999u);
+  EXPECT_EQ(Read(), 4999u);
   EXPECT_TRUE(log_->named().empty());
+  EXPECT_TRUE(log_->unnamed().empty());
 }
 
 // One for all, and none after the last.
@@ -281,23 +285,89 @@ TEST_F(OomSubtreeKills, HoldsOneDescriptorHoweverManyAreListening) {
   EXPECT_LT(test::OpenDescriptors().size(), before.size());
 }
 
-class OomUncountedKills : public OomLoggedKills {
+// The kernel's second line names a thread where the process' first one has ended.
+TEST_F(OomSubtreeKills, TakesTheKillOfAProcessWhoseFirstThreadHasEnded) {
+  Choose("/a", 7);
+  Kill(70);
+  Count("/a", 0);
+  EXPECT_EQ(Read(), 1u);
+  Choose("/b", 8);
+  Kill(80);
+  Count("/b", 1);
+  EXPECT_EQ(Read(), 2u);
+  Remove("/b");
+  EXPECT_EQ(Read(), 2u);
+}
+
+// The log has lost the line in between.
+TEST_F(OomSubtreeKills, TakesTheKillOfAProcessAfterAnothersChoice) {
+  Count("/a", 0, "7\n");
+  EXPECT_EQ(Read(), 0u);
+  log_->Add(Choice("/other", 8));
+  Kill(7);
+  Remove("/a");
+  EXPECT_EQ(Read(), 1u);
+}
+
+TEST_F(OomSubtreeKills, TakesTheKillOfAnInitWhichWasNeverSeen) {
+  Kill(kInit);
+  EXPECT_EQ(kills_->AddRemoved(), 1u);
+}
+
+// It is written when the counter has been read.
+TEST_F(OomSubtreeKills, AwaitsTheLineThatNamesNoCgroup) {
+  Count("/a", 0, "7\n8\n");
+  EXPECT_EQ(Read(), 0u);
+  Count("/a", 1, "7\n8\n");
+  EXPECT_EQ(Read(), 1u);
+  EXPECT_EQ(Read(), 1u);
+  Kill(7);
+  EXPECT_EQ(Read(), 1u);
+  Kill(8);
+  Remove("/a");
+  EXPECT_EQ(Read(), 2u);
+}
+
+TEST_F(OomSubtreeKills, AwaitsNoLineForLong) {
+  Count("/a", 0, "7\n8\n");
+  EXPECT_EQ(Read(), 0u);
+  Count("/a", 1, "7\n8\n");
+  EXPECT_EQ(Read(), 1u);
+  std::this_thread::sleep_for(2 * kPatience);
+  Kill(7);
+  Remove("/a");
+  EXPECT_EQ(Read(), 2u);
+}
+
+TEST_F(OomSubtreeKills, TakesTheKillOfAProcessWhoseLineIsReadBeforeItsCount) {
+  Count("/a", 0, "7\n8\n");
+  EXPECT_EQ(Read(), 0u);
+  kills_->ReadLog();
+  Kill(7);
+  EXPECT_EQ(kills_->Add(0, {}), 0u);
+  Remove("/a");
+  EXPECT_EQ(Read(), 1u);
+  EXPECT_EQ(Read(), 1u);
+}
+
+// Where the cgroup's counter has those below, too.
+class OomKillsInOneCount : public OomLoggedKills {
  protected:
   void SetUp() override {
     OomLoggedKills::SetUp();
-    if (!IsSkipped()) kills_.emplace(/*init=*/1000, MakeLog());
+    if (!IsSkipped()) kills_.emplace(files_.path(), nullptr, MakeLog(), kInit);
   }
 
-  void Read(const std::vector<pid_t>& processes, bool rose = false) {
-    kills_->BeginReading();
-    kills_->EndReading(processes, rose);
+  uint64_t Read(const std::vector<pid_t>& processes, uint64_t count = 0) {
+    kills_->ReadLog();
+    return kills_->Add(count, processes);
   }
 
-  std::optional<UncountedKills> kills_;
+  std::optional<SubtreeKills> kills_;
 };
 
-TEST_F(OomUncountedKills, AreThoseOfTheCgroupOrOfItsProcesses) {
-  Read({7, 8});
+TEST_F(OomKillsInOneCount, AreThoseOfTheCgroupOrOfItsProcessesWhenItIsGone) {
+  EXPECT_EQ(Read({7, 8}), 0u);
   Choose("", 9);
   Kill(9);
   Choose("/a", 10);
@@ -307,36 +377,49 @@ TEST_F(OomUncountedKills, AreThoseOfTheCgroupOrOfItsProcesses) {
   log_->Add(Choice("/other", 7));
   Kill(7);
   // The reading that finds the cgroup gone has begun before it does.
-  kills_->BeginReading();
-  EXPECT_EQ(kills_->Count(), 3u);
+  kills_->ReadLog();
+  EXPECT_EQ(kills_->AddRemoved(), 3u);
+  EXPECT_EQ(kills_->AddRemoved(), 3u);
 }
 
-TEST_F(OomUncountedKills, AreThatOfAnInitWhichWasNeverSeen) {
-  Read({});
-  Kill(1000);
-  EXPECT_EQ(kills_->Count(), 1u);
+TEST_F(OomKillsInOneCount, AreThatOfAnInitWhichWasNeverSeen) {
+  EXPECT_EQ(Read({}), 0u);
+  Kill(kInit);
+  EXPECT_EQ(kills_->AddRemoved(), 1u);
 }
 
-TEST_F(OomUncountedKills, AreNoneThatTheLogHadBeforeTheLastReading) {
+TEST_F(OomKillsInOneCount, AreNoneThatTheLogHadBeforeTheLastReading) {
   Choose("", 9);
   Kill(9);
   Kill(7);
-  Read({7});
-  EXPECT_EQ(kills_->Count(), 0u);
+  EXPECT_EQ(Read({7}), 0u);
+  EXPECT_EQ(kills_->AddRemoved(), 0u);
 }
 
-TEST_F(OomUncountedKills, AreThoseChosenBeforeTheLastReadingAndKilledAfterIt) {
+TEST_F(OomKillsInOneCount, AreThoseChosenBeforeTheLastReadingAndKilledAfterIt) {
   Choose("", 9);
-  Read({9});
+  EXPECT_EQ(Read({9}), 0u);
   Kill(9);
-  EXPECT_EQ(kills_->Count(), 1u);
+  EXPECT_EQ(kills_->AddRemoved(), 1u);
 }
 
-TEST_F(OomUncountedKills, AreNoneRightAfterACount) {
-  Choose("", 9);
-  Read({9}, /*rose=*/true);
+// Its lines come before and after the count.
+TEST_F(OomKillsInOneCount, AreNotTakenTwiceWhoseCountWasReadAmongTheLines) {
+  EXPECT_EQ(Read({8, 9}), 0u);
+  Choose("/a", 9);
+  EXPECT_EQ(Read({8, 9}, 1), 1u);
   Kill(9);
-  EXPECT_EQ(kills_->Count(), 0u);
+  EXPECT_EQ(Read({8, 9}, 2), 2u);
+  Kill(8);
+  EXPECT_EQ(kills_->AddRemoved(), 2u);
+}
+
+TEST_F(OomKillsInOneCount, AreThoseRightAfterACountToo) {
+  Choose("", 9);
+  Kill(9);
+  EXPECT_EQ(Read({8, 9}, 1), 1u);
+  Kill(8);
+  EXPECT_EQ(kills_->AddRemoved(), 2u);
 }
 
 }  // namespace
