@@ -17,8 +17,8 @@ namespace feather::oom {
 //  - oom_kill is raised, in the victim's cgroup only, before the SIGKILL is sent.
 //  - After rmdir the open file answers ENODEV.
 // Since a cgroup1 counter leaves out the cgroups below, these are read as well, and their sum is
-// reported; but a kill there signals nothing here, so that it is told with the next reading (which
-// comes before any exit that is published).
+// reported; but a kill by a limit there signals nothing here, so that it is told with the next
+// reading (which comes before any exit that is published).
 //
 // A cgroup that is removed before the reading takes its counter along, and no ancestor keeps it.
 // For the container's own and those below it, seen before or not, the kernel's log is asked

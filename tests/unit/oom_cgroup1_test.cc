@@ -356,6 +356,21 @@ TEST_F(OomCgroup1, CountsCgroupsBelowAndKeepsTheCountWhenTheyAreRemoved) {
   EXPECT_EQ(kills_, (std::vector<uint64_t>{1, 2}));
 }
 
+TEST_F(OomCgroup1, TellsTheKillInACgroupBelowByTheContainersLimitAtOnce) {
+  auto watch = StartWatch();
+  Settle();
+  // The watch has not seen it when it is signalled.
+  MemoryCgroup below(cgroup_->path(), "below");
+  Member parent(below, [] {
+    test::EatMemoryInAChild(kTooMuch);
+    pause();
+  });
+  parent.Go();
+  EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
+  watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
 // Directories stand for cgroups, since a thousand of these take the kernel long.
 TEST_F(OomCgroup1, TellsAKillOnceThoughItsCgroupIsLeftOutOfAReadingForWantOfRoom) {
   test::TestDirectory files;
