@@ -33,6 +33,7 @@ SubtreeKills::SubtreeKills(std::string directory, const char* counter,
 
 void SubtreeKills::ReadLog() {
   if (!log_) return;
+  logged_at_ = Clock::now();
   log_->Read();
   for (LoggedKills::Named& kill : log_->named()) kill.certain = kill.counted;
   for (LoggedKills::Unnamed& kill : log_->unnamed()) kill.certain = true;
@@ -120,14 +121,8 @@ bool SubtreeKills::IsThere(const std::string& cgroup, std::optional<ino_t> inode
   return !inode || info.st_ino == *inode;
 }
 
-uint64_t SubtreeKills::Awaited(const Cgroup& cgroup) {
-  if (cgroup.unlogged == 0 || Clock::now() - cgroup.rose_at > kPatience) return 0;
-  return cgroup.unlogged;
-}
-
 uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   if (!log_) return 0;
-  cgroup.unlogged = Awaited(cgroup);
   if (kills > 0) cgroup.rose_at = Clock::now();
   uint64_t earlier = 0;
   std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
@@ -147,6 +142,8 @@ uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
     --cgroup.unlogged;
     return true;
   });
+  // What there is of them was read.
+  if (logged_at_ - cgroup.rose_at > kPatience) cgroup.unlogged = 0;
   return earlier;
 }
 
@@ -172,7 +169,7 @@ uint64_t SubtreeKills::TakeUnnamed(const Cgroup& gone) {
   const uint64_t found = std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
     return Contains(gone.processes, kill.pid);
   });
-  return found - std::min(found, Awaited(gone));
+  return found - std::min(found, gone.unlogged);
 }
 
 }  // namespace feather::oom

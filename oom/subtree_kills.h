@@ -53,8 +53,8 @@ class SubtreeKills {
     std::string path;
     uint64_t kills = 0;
     std::vector<pid_t> processes;
-    // Counted, and the log has no line of it: that which names no cgroup comes after the count, and
-    // is awaited for kPatience.
+    // Counted, and the log has no line of it: that which names no cgroup comes after the count. A
+    // reading kPatience later has it.
     uint64_t unlogged = 0;
     Clock::time_point rose_at;
   };
@@ -64,8 +64,6 @@ class SubtreeKills {
   std::string CounterOf(const std::string& cgroup) const;
   // Needs no descriptor. Without `inode`: a cgroup of that name.
   bool IsThere(const std::string& cgroup, std::optional<ino_t> inode = std::nullopt) const;
-  // Kills whose line is to come.
-  static uint64_t Awaited(const Cgroup& cgroup);
   // Takes what the log has of `cgroup`, `kills` of which are in the counter now; `made`: since the
   // last reading. Returns the kills of earlier cgroups of that name.
   uint64_t Match(Cgroup& cgroup, uint64_t kills, bool made);
@@ -78,6 +76,7 @@ class SubtreeKills {
   const char* const counter_;
   Cgroup own_;
   std::unique_ptr<LoggedKills> log_;
+  Clock::time_point logged_at_;  // before the log was read for this reading
   Cgroups seen_;
   bool begun_ = false;
   bool seen_all_ = true;
