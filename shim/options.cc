@@ -230,7 +230,8 @@ bool IsOptionsType(const google::protobuf::Any& options) {
   return type == kRuncType || type == kTomlType || type == kOldCreateType;
 }
 
-bool MayHaveLostItsKeys(const google::protobuf::Any& options) {
+bool SayNothing(const google::protobuf::Any& options) {
+  if (options.type_url().empty()) return true;
   runtimeoptions::v1::Options message;
   return TypeName(options) == kTomlType && message.ParseFromString(options.value()) &&
          message.config_path().empty() && message.config_body().empty();

@@ -28,9 +28,10 @@ absl::StatusOr<RuntimeOptions> DecodeOptions(const google::protobuf::Any& option
 absl::StatusOr<OciRuntime::CheckpointArgs> DecodeCheckpointOptions(
     const google::protobuf::Any& options);
 
-// Whether it is the second kind with neither a text nor a file. CRI of containerd 1.6 sends that
-// whatever its configuration says, unless that is the path of a file.
-bool MayHaveLostItsKeys(const google::protobuf::Any& options);
+// Whether they say nothing: there are none, as from nerdctl for a runtime that is not runc's by its
+// name, or they are of the second kind with neither a text nor a file, as from CRI of containerd
+// 1.6 whatever its configuration says, unless that is the path of a file.
+bool SayNothing(const google::protobuf::Any& options);
 
 // Whether DecodeOptions understands this type.
 bool IsOptionsType(const google::protobuf::Any& options);

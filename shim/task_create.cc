@@ -42,8 +42,8 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
   config.name_space = config_.name_space;
   config.bundle = request.bundle();
   ASSIGN_OR_RETURN(config.options, DecodeOptions(request.options()));
-  // The one key without which pods go wrong silently; the kubelet's driver shows in the path.
-  if (MayHaveLostItsKeys(request.options()) && bundle.spec().in_slice())
+  // The one key without which containers go wrong silently; the driver shows in the path.
+  if (SayNothing(request.options()) && bundle.spec().in_slice())
     config.options.systemd_cgroup = true;
   RETURN_IF_ERROR(config_.prepare_bundle(request.bundle(), config.options));
   RETURN_IF_ERROR(WriteOptions(request.bundle(), config.options));

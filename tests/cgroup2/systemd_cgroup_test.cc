@@ -115,5 +115,12 @@ TEST_F(SystemdCgroup, TheTreeOfAnExecIsFoundInTheScope) {
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
+// As nerdctl has it for a runtime that is not runc's by its name. Checklist: C1.
+TEST_F(SystemdCgroup, IsMeantByAPathInASliceWhereThereAreNoOptions) {
+  settings_.options = false;
+  Container& c = RunInScope({});
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
 }  // namespace
 }  // namespace feather::test
