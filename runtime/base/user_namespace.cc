@@ -14,7 +14,7 @@ bool InUserNamespace() {
   std::vector<absl::string_view> numbers =
       absl::StrSplit(map, absl::ByAnyChar(" \n"), absl::SkipEmpty());
   const std::vector<absl::string_view> everybody = {"0", "0", "4294967295"};
-  return !map.empty() && numbers != everybody;
+  return numbers != everybody;
 }
 
 }  // namespace feather
