@@ -20,6 +20,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/async.h"
 #include "runtime/base/capabilities.h"
@@ -89,15 +90,18 @@ class ListeningSocket {
 
   UniqueFd Release() { return std::move(fd_); }
 
+  // May be repeated: for a moment it may not be possible.
   void RemoveFile() {
+    if (path_.empty()) return;
     RaisedCapabilities raised({CAP_DAC_OVERRIDE});
     struct stat now;
+    const bool there = lstat(path_.c_str(), &now) == 0;
+    if (!there && errno != ENOENT) return;
     // Inode numbers are used again at once.
-    if (!path_.empty() && lstat(path_.c_str(), &now) == 0 && now.st_dev == file_.st_dev &&
-        now.st_ino == file_.st_ino && now.st_ctim.tv_sec == file_.st_ctim.tv_sec &&
-        now.st_ctim.tv_nsec == file_.st_ctim.tv_nsec)
-      unlink(path_.c_str());
-    path_.clear();
+    const bool own = there && now.st_dev == file_.st_dev && now.st_ino == file_.st_ino &&
+                     now.st_ctim.tv_sec == file_.st_ctim.tv_sec &&
+                     now.st_ctim.tv_nsec == file_.st_ctim.tv_nsec;
+    if (!own || unlink(path_.c_str()) == 0) path_.clear();
   }
 
  private:
@@ -248,17 +252,23 @@ class Shim {
     server_->Stop();
     if (std::exchange(ending_, true)) return;
     idle_timer_.cancel();
+    absl::Cleanup at_once = [this] { io_.stop(); };
     Spawn(io_, End(answer));
+    std::move(at_once).Cancel();
   }
 
   Async<> End(bool answer) {
+    absl::Cleanup over = [this] {
+      socket_.RemoveFile();
+      debug_socket_.RemoveFile();
+      io_.stop();
+    };
     co_await publisher_.Drain(kDrainLimit);
     // Once it has the answer, containerd closes its connections.
     auto deadline = Clock::now() + kDisconnectLimit;
     while (answer && server_->connections() > 0 && Clock::now() < deadline)
       co_await SleepFor(std::chrono::milliseconds(5));
     co_await server_->Flush(kDisconnectLimit);
-    io_.stop();
   }
 
   const Flags& flags_;

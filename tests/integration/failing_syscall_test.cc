@@ -45,7 +45,8 @@ constexpr Syscall kSyscalls[] = {{"pipe2", "EMFILE"},
                                  {"newfstatat", "EIO"},
                                  {"unlink", "EIO"},
                                  {"lseek", "EIO"},
-                                 {"dup3", "EMFILE"}};
+                                 {"dup3", "EMFILE"},
+                                 {"ioctl", "EIO"}};
 
 bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr; }
 
@@ -160,6 +161,91 @@ TEST_P(FailingSyscall, LetsRequestsToARunningContainerBeRepeated) {
   });
   EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_P(FailingSyscall, LetsRequestsThatChangeNoStateBeRepeated) {
+  settings_.runtime = WriteRuntime(
+      "checkpoints", "case \" $* \" in *' checkpoint '*) exit 0 ;; esac\nexec runc \"$@\"\n");
+  StartWitness();
+  ContainerOptions options;
+  options.in = true;
+  options.spec.terminal = true;
+  Container& c = NewMember("a", options);
+  ASSERT_THAT(c.Run(), IsOk());
+  Remember();
+  task::CheckpointTaskRequest checkpoint;
+  checkpoint.set_id("a");
+  checkpoint.set_path(directory_.path() + "/image");
+  auto all = [&] {
+    absl::Status first = c.Call<google::protobuf::Empty>("Checkpoint", checkpoint).status();
+    first.Update(c.ResizePty(100, 30));
+    first.Update(c.CloseIO());
+    first.Update(c.ConnectTask().status());
+    // It answers when its time is over.
+    absl::Status waited = c.Wait("", std::chrono::milliseconds(1)).status();
+    if (!absl::IsDeadlineExceeded(waited)) first.Update(waited);
+    // The shim is needed.
+    first.Update(c.Shutdown());
+    return first;
+  };
+  Each("Checkpoint, ResizePty, CloseIO, Connect, Wait and Shutdown", all,
+       [&](const absl::Status& status) {
+         auto state = c.State();
+         ASSERT_THAT(state, IsOk()) << status;
+         EXPECT_EQ(state->status(), containerd::v1::types::RUNNING) << status;
+         EXPECT_THAT(all(), IsOk()) << "after " << status;
+       });
+  auto wait = c.WaitAsync();
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_EQ(wait.Get()->exit_status(), 128u + SIGKILL);
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+// A Wait whose exit comes while the shim's calls fail.
+TEST_P(FailingSyscall, LosesNoExitThatIsWaitedFor) {
+  StartWitness();
+  Container& c = NewMember("a");
+  auto request = c.CreateRequest();
+  ASSERT_THAT(c.Create(request), IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  Remember();
+  Each(
+      "the exit that a Wait is for",
+      [&] {
+        auto wait = c.WaitAsync();
+        kill(static_cast<pid_t>(c.State()->pid()), SIGKILL);
+        return wait.Get().status();
+      },
+      [&](const absl::Status& status) {
+        EXPECT_EQ(c.Wait()->exit_status(), 128u + SIGKILL) << status;
+        EXPECT_THAT(c.Delete(), IsOk()) << status;
+        ASSERT_THAT(c.Create(request), IsOk());
+        ASSERT_THAT(c.Start(), IsOk());
+      });
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_P(FailingSyscall, LetsTheShimEnd) {
+  bool happened = true;
+  for (int nth = 1; nth <= Last() && happened && !HasFailure(); ++nth) {
+    std::string text = absl::StrCat("Shutdown with failing ", GetParam().name, " number ", nth);
+    Container& c = New(absl::StrCat("s", nth));
+    ASSERT_THAT(c.Run(), IsOk());
+    EXPECT_THAT(c.Kill(SIGKILL), IsOk());
+    EXPECT_THAT(c.Wait(), IsOk());
+    EXPECT_THAT(c.Delete(), IsOk());
+    InjectedFailure failure(
+        c.shim_pid(), GetParam().name, absl::StrCat("error=", GetParam().error, ":when=", nth),
+        directory_.path() + "/strace", InjectedFailure::Children::kLeftAlone, GetParam().path);
+    if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
+    // The caller does not ask again, whatever the answer.
+    c.Shutdown().IgnoreError();
+    c.Disconnect();
+    EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(c.shim_pid()).has_value(); })) << text;
+    happened = failure.End();
+    EXPECT_THAT(c.RemoveBundle(), IsOk()) << text;
+  }
 }
 
 TEST_P(FailingSyscall, LeavesNothingInAnExecAndItsDeletion) {
