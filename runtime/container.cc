@@ -82,9 +82,20 @@ Async<absl::Status> Container::Create() {
     status = NoMemoryError();
   }
   if (status.ok()) co_return status;
+  left_over_ = true;
+  try {
+    co_await UndoCreation();
+  } catch (const std::bad_alloc&) {
+    NoMemoryError().IgnoreError();
+  }
+  co_return status;
+}
+
+Async<> Container::UndoCreation() {
+  if (made_) co_await DeleteFailed();
   if (init_->stdio) co_await init_->stdio->Close();
   co_await UnmountFailed();
-  co_return status;
+  left_over_ = made_;
 }
 
 Async<> Container::UnmountFailed() {
@@ -130,19 +141,20 @@ Async<absl::Status> Container::CreateInit() {
   std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
   // Somebody else's container of this id, which the OCI runtime is about to complain of.
   const bool foreign = runtime_.HasState();
+  made_ = !foreign;
   absl::Status status = co_await runtime_.Create(std::move(args));
-  if (!status.ok() && (foreign || !runtime_.HasState())) co_return status;
-  if (status.ok()) status = AdoptInit();
+  made_ = status.ok() || (!foreign && runtime_.HasState());
+  CO_RETURN_IF_ERROR(status);
+  CO_RETURN_IF_ERROR(AdoptInit());
   expectation.reset();
-  if (status.ok()) status = co_await init_->stdio->Attach();
-  if (!status.ok()) co_await DeleteFailed();
-  co_return status;
+  co_return co_await init_->stdio->Attach();
 }
 
 Async<> Container::DeleteFailed() {
   Disown(*init_);
+  left_over_ = true;
   absl::Status deleted = co_await runtime_.Delete(true);
-  left_over_ = !deleted.ok();
+  made_ = left_over_ = !deleted.ok();
   if (left_over_)
     LogError("cannot delete a container whose creation failed",
              {{"error", std::string(deleted.message())}, {"id", config_.id}});
@@ -150,8 +162,7 @@ Async<> Container::DeleteFailed() {
 
 Async<> Container::DeleteLeftOver() {
   auto self = shared_from_this();
-  co_await DeleteFailed();
-  if (!left_over_) co_await UnmountFailed();
+  co_await UndoCreation();
 }
 
 absl::Status Container::AdoptInit() {
@@ -176,8 +187,15 @@ Async<absl::Status> Container::Start(ExitHold* hold) {
   hold->Take(self, init_);
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kStart));
   if (init_->state == ProcessState::kCreatedCheckpoint) {
-    absl::Status restored = co_await Restore();
-    if (!restored.ok() && init_->stdio) co_await init_->stdio->Close();
+    absl::Status restored;
+    try {
+      restored = co_await Restore();
+    } catch (const std::bad_alloc&) {
+      restored = NoMemoryError();
+    }
+    if (restored.ok()) co_return restored;
+    if (made_) co_await DeleteFailed();
+    if (init_->stdio) co_await init_->stdio->Close();
     co_return restored;
   }
   CO_RETURN_IF_ERROR(co_await runtime_.Start());
@@ -200,17 +218,17 @@ Async<absl::Status> Container::Restore() {
   args.create.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
   std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
   const bool foreign = runtime_.HasState();
+  // For a deletion, if this is refused memory and so is what undoes it.
+  made_ = left_over_ = !foreign;
   absl::Status status = co_await runtime_.Restore(std::move(args));
-  if (!status.ok() && (foreign || !runtime_.HasState())) co_return status;
-  if (status.ok()) status = AdoptInit();
+  made_ = left_over_ = status.ok() || (!foreign && runtime_.HasState());
+  CO_RETURN_IF_ERROR(status);
+  CO_RETURN_IF_ERROR(AdoptInit());
   expectation.reset();
-  if (status.ok()) status = co_await init_->stdio->Attach();
-  if (status.ok()) {
-    init_->state = ProcessState::kRunning;
-  } else {
-    co_await DeleteFailed();
-  }
-  co_return status;
+  CO_RETURN_IF_ERROR(co_await init_->stdio->Attach());
+  init_->state = ProcessState::kRunning;
+  left_over_ = false;
+  co_return absl::OkStatus();
 }
 
 Async<absl::Status> Container::Pause() {
@@ -218,7 +236,12 @@ Async<absl::Status> Container::Pause() {
   Mutex::Lock lock = co_await init_->operations.Acquire();
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kPause));
   init_->state = ProcessState::kPausing;
-  absl::Status status = co_await runtime_.Pause();
+  absl::Status status;
+  try {
+    status = co_await runtime_.Pause();
+  } catch (const std::bad_alloc&) {
+    status = NoMemoryError();
+  }
   if (status.ok() && init_gone_) {
     // The init ended meanwhile: what else is in the container must not stay frozen, or its exit
     // never comes.

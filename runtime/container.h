@@ -80,7 +80,8 @@ class Container : public std::enable_shared_from_this<Container> {
 
   // Mounts the rootfs and creates the init. After an error nothing of it is left, unless left_over.
   Async<absl::Status> Create();
-  // The OCI runtime has something of a container whose creation failed, and would not delete it.
+  // Something of a container whose creation failed is left: the OCI runtime would not delete it, or
+  // there was no memory for undoing it.
   bool left_over() const { return left_over_; }
   // Tries it again.
   Async<> DeleteLeftOver();
@@ -130,6 +131,8 @@ class Container : public std::enable_shared_from_this<Container> {
   // container's cgroup that nobody has claimed. 0 if there is none, or more than one.
   pid_t FindUnclaimed() const;
   Async<absl::Status> Restore();
+  // After an error of a creation. left_over_ unless it has succeeded.
+  Async<> UndoCreation();
   // After an error of a creation or restoration: what the OCI runtime has made must not outlive it.
   Async<> DeleteFailed();
   Async<> UnmountFailed();
@@ -144,8 +147,12 @@ class Container : public std::enable_shared_from_this<Container> {
   void Disown(Process& process);
   void Reaped(std::shared_ptr<Process> process, const Exit& exit);
   void Handle(std::shared_ptr<Process> process, const Exit& exit);
-  static Async<> InitExited(std::shared_ptr<Container> self, Exit exit);
-  void Finish(Process& process, const Exit& exit);
+  // What is left of the container when its init has ended.
+  static Async<> EndRest(std::shared_ptr<Container> self);
+  // Once nothing has to be told before it.
+  void TellInitsExit();
+  // Never throws, like all that tells an exit: it would be lost.
+  void Finish(Process& process, const Exit& exit) noexcept;
   void ExecEnded();
   std::string PidFile(const std::string& exec_id) const;
   std::string rootfs() const { return config_.bundle + "/rootfs"; }
@@ -163,8 +170,12 @@ class Container : public std::enable_shared_from_this<Container> {
   // The init has been reaped: no exec starts any more.
   bool init_gone_ = false;
   bool streams_abandoned_ = false;
+  // The OCI runtime may have something of it.
+  bool made_ = false;
   bool left_over_ = false;
-  std::shared_ptr<Event> no_execs_;
+  // The init's, which is not told yet.
+  std::optional<Exit> init_exit_;
+  bool rest_ended_ = false;
 };
 
 // Keeps the exit of a process back from Take on while it lives, so that its holder can publish what

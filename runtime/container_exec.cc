@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
@@ -51,8 +52,8 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold
   CO_RETURN_IF_ERROR(AllowedForExec(exec->state, Operation::kStart));
   if (exec->exited.set()) co_return AllowedForExec(ProcessState::kStopped, Operation::kStart);
 
-  ++live_execs_;
   exec->starting = std::make_shared<Event>();
+  ++live_execs_;
   absl::Status status;
   try {
     status = co_await RunExec(exec);
@@ -63,8 +64,8 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold
   if (exec->pid == 0) {
     // Nothing runs: whoever waits for this exec is told at once.
     exec->exited.Set();
+    absl::Cleanup ended = [this] { ExecEnded(); };
     if (exec->stdio) co_await exec->stdio->Close();
-    ExecEnded();
   } else if (!status.ok()) {
     // It runs, but its streams cannot be served. Its exit is reported when it has been reaped.
     if (!exec->reaped()) Signal(exec->pid, SIGKILL);

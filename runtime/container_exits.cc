@@ -1,9 +1,13 @@
 // How the exits of a container's processes are taken in and told.
 #include <signal.h>
 
+#include <new>
+#include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 #include "runtime/container.h"
 
@@ -18,7 +22,9 @@ void Container::Adopt(std::shared_ptr<Process> process, pid_t pid) {
 void Container::Disown(Process& process) {
   process.pid = 0;
   process.held_exit.reset();
-  if (process.is_init()) init_gone_ = false;
+  if (!process.is_init()) return;
+  init_gone_ = rest_ended_ = false;
+  init_exit_.reset();
 }
 
 void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {
@@ -36,15 +42,27 @@ void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {
 }
 
 void Container::Handle(std::shared_ptr<Process> process, const Exit& exit) {
-  if (process->is_init()) {
-    feather::Spawn(io_, InitExited(shared_from_this(), exit));
+  if (!process->is_init()) {
+    Finish(*process, exit);
+    ExecEnded();
     return;
   }
-  Finish(*process, exit);
-  ExecEnded();
+  init_exit_ = exit;
+  try {
+    feather::Spawn(io_, EndRest(shared_from_this()));
+  } catch (const std::bad_alloc&) {
+    NoMemoryError().IgnoreError();
+    rest_ended_ = true;
+    TellInitsExit();
+  }
 }
 
-Async<> Container::InitExited(std::shared_ptr<Container> self, Exit exit) {
+Async<> Container::EndRest(std::shared_ptr<Container> self) {
+  // Also when there is no memory for it: the exit is not to be lost.
+  absl::Cleanup over = [self] {
+    self->rest_ended_ = true;
+    self->TellInitsExit();
+  };
   const std::string& id = self->config_.id;
   Process& init = *self->init_;
   if (init.state == ProcessState::kPaused || init.state == ProcessState::kPausing) {
@@ -60,24 +78,27 @@ Async<> Container::InitExited(std::shared_ptr<Container> self, Exit exit) {
       LogWarning("cannot kill the rest of the container after its init's exit",
                  {{"error", std::string(killed.message())}, {"id", id}});
   }
-  while (self->live_execs_ > 0) {
-    if (!self->no_execs_ || self->no_execs_->set()) self->no_execs_ = std::make_shared<Event>();
-    std::shared_ptr<Event> none = self->no_execs_;
-    co_await none->Wait();
-  }
-  self->Finish(init, exit);
 }
 
-void Container::Finish(Process& process, const Exit& exit) {
+void Container::TellInitsExit() {
+  if (!init_exit_ || !rest_ended_ || live_execs_ > 0) return;
+  Finish(*init_, *std::exchange(init_exit_, std::nullopt));
+}
+
+void Container::Finish(Process& process, const Exit& exit) noexcept {
   process.exit = exit;
   process.state = ProcessState::kStopped;
-  if (process.stdio) process.stdio->ProcessExited();
+  try {
+    if (process.stdio) process.stdio->ProcessExited();
+  } catch (const std::bad_alloc&) {
+    NoMemoryError().IgnoreError();
+  }
   on_exit_(process);
   process.exited.Set();
 }
 
 void Container::ExecEnded() {
-  if (--live_execs_ == 0 && no_execs_) no_execs_->Set();
+  if (--live_execs_ == 0) TellInitsExit();
 }
 
 void ExitHold::Take(std::shared_ptr<Container> container, std::shared_ptr<Process> process) {

@@ -1,6 +1,8 @@
 #include "runtime/oci_runtime.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 #include <asio/this_coro.hpp>
 #include <cerrno>
 #include <memory>
+#include <new>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -38,6 +41,26 @@ struct Child {
   Exit exit;
 };
 
+// A runtime that nobody can wait for, for want of memory, must not go on: what it has made would
+// come after what undoes it.
+struct Running {
+  ~Running() {
+    if (pid == 0) return;
+    asio::error_code ignored;
+    child.pipe.close(ignored);
+    siginfo_t info;
+    const auto id = static_cast<id_t>(pid);
+    // It may have been reaped already.
+    if (waitid(P_PID, id, &info, WEXITED | WNOHANG | WNOWAIT) < 0) return;
+    kill(pid, SIGKILL);
+    // Its status is the reaper's.
+    while (waitid(P_PID, id, &info, WEXITED | WNOWAIT) < 0 && errno == EINTR) {
+    }
+  }
+  pid_t pid;
+  Child& child;
+};
+
 // Takes what the pipe holds now; closes it at its end.
 void ReadOutput(Child& child) {
   char buffer[16384];
@@ -50,7 +73,11 @@ void ReadOutput(Child& child) {
     if (n <= 0) return;
     auto size = static_cast<size_t>(n);
     total += size;
-    child.output.append(buffer, std::min(size, kOutputKept - child.output.size()));
+    try {
+      child.output.append(buffer, std::min(size, kOutputKept - child.output.size()));
+    } catch (const std::bad_alloc&) {
+      // Less is known of its error, then.
+    }
   }
 }
 
@@ -155,6 +182,7 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   auto pid = SpawnProcess(command);
   // go-runc adds ": <nil>" here when the command would have been captured.
   if (!pid.ok()) co_return absl::UnknownError(pid.status().message());
+  Running running{*pid, *child};
   reaper_.Watch(*pid, [child](const Exit& exit) {
     child->exit = exit;
     child->ended.Set();
@@ -164,6 +192,7 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   output.Reset();
   if (invocation.started) invocation.started();
   co_await AwaitEnd(child);
+  running.pid = 0;
   if (child->exit.status == 0) co_return absl::OkStatus();
   co_return absl::UnknownError(absl::StrCat(config_.binary, kFailed, child->exit.status,
                                             invocation.capture ? ": " : "", child->output));

@@ -73,6 +73,8 @@ struct Reaper::Impl : std::enable_shared_from_this<Impl> {
 
   void CollectWatched() {
     std::vector<Exit> exits;
+    // Before any is reaped: for want of memory none must be lost.
+    exits.reserve(watched.size());
     for (const auto& [pid, callbacks] : watched)
       if (std::optional<Exit> exit = ReapOne(P_PID, pid)) exits.push_back(*exit);
     for (const Exit& exit : exits) Deliver(exit);

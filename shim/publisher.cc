@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <list>
+#include <new>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "proto/ttrpc_events.pb.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/trim.h"
 #include "shim/ttrpc/client.h"
 
@@ -130,11 +133,18 @@ Async<Publisher::Impl::Outcome> Publisher::Impl::SendFirst(std::shared_ptr<Impl>
 
 // Runs while there are events.
 Async<> Publisher::Impl::Send(std::shared_ptr<Impl> self) {
+  // Without memory to go on with, the next event begins anew.
+  absl::Cleanup over = [self] { self->sending = self->in_flight = false; };
   Clock::duration pause = kFirstPause;
   Clock::duration timeout = kFirstTimeout;
   while (!self->queue.empty() && !self->stopped.set()) {
     self->in_flight = true;
-    Outcome outcome = co_await SendFirst(self, timeout);
+    Outcome outcome = Outcome::kUnreachable;
+    try {
+      outcome = co_await SendFirst(self, timeout);
+    } catch (const std::bad_alloc&) {
+      NoMemoryError().IgnoreError();
+    }
     self->in_flight = false;
     if (outcome == Outcome::kAnswered) {
       if (self->queue.front().droppable) --self->droppable;
@@ -151,7 +161,6 @@ Async<> Publisher::Impl::Send(std::shared_ptr<Impl> self) {
     co_await self->stopped.WaitUntil(Clock::now() + pause);
     pause = std::min(pause * 2, kLastPause);
   }
-  self->sending = false;
   if (self->longest >= kLongQueue) TrimSoon(self->io);
   self->longest = 0;
   if (self->empty && self->queue.empty()) std::exchange(self->empty, nullptr)->Set();
@@ -182,7 +191,9 @@ void Publisher::Publish(absl::string_view topic, absl::string_view type, std::st
   impl_->longest = std::max(impl_->longest, impl_->queue.size());
   if (impl_->sending) return;
   impl_->sending = true;
+  absl::Cleanup stuck = [this] { impl_->sending = false; };
   Spawn(impl_->io, Impl::Send(impl_));
+  std::move(stuck).Cancel();
 }
 
 size_t Publisher::pending() const { return impl_->queue.size(); }

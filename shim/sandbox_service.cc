@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "runtime/base/home_namespaces.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mutex.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 #include "runtime/bundle.h"
 #include "runtime/sandbox/pod_cgroup.h"
@@ -225,11 +227,17 @@ SandboxService::Answer<api::StartSandboxResponse> SandboxService::Start(
     // What an earlier start has left.
     if (sandbox->releasing) status = co_await Release(sandbox);
     CO_RETURN_IF_ERROR(status);
-    status = co_await Enter(sandbox);
+    try {
+      status = co_await Enter(sandbox);
+    } catch (const std::bad_alloc&) {
+      status = NoMemoryError();
+    }
     if (status.ok() && sandbox->namespaces->ended())
       status = absl::UnknownError("make the pod's namespaces: the pod's process 1 has ended");
     if (status.ok() && context.IsOver()) status = context.OverError();
     if (!status.ok()) {
+      // Also if there is no memory for undoing it: the next start, or a stop, does.
+      sandbox->releasing = true;
       if (absl::Status released = co_await Release(sandbox); !released.ok())
         LogWarning("cannot undo the start of a sandbox",
                    {{"error", std::string(released.message())}, {"id", sandbox->id}});
@@ -318,7 +326,13 @@ SandboxService::Answer<api::ShutdownSandboxResponse> SandboxService::Shutdown(
     CO_ASSIGN_OR_RETURN(std::shared_ptr<Sandbox> sandbox, Find(request.sandbox_id()));
     Mutex::Lock turn = co_await sandbox->operations.Acquire();
     // The caller closes the connection, whatever the answer: what stays would stay for ever.
-    if (absl::Status released = co_await Release(sandbox); !released.ok())
+    absl::Status released;
+    try {
+      released = co_await Release(sandbox);
+    } catch (const std::bad_alloc&) {
+      released = NoMemoryError();
+    }
+    if (!released.ok())
       LogWarning("cannot undo the start of a sandbox",
                  {{"error", std::string(released.message())}, {"id", sandbox->id}});
     sandbox->SetStopped(0, absl::Now());

@@ -22,7 +22,7 @@ namespace feather {
 // The end of a container: one operation, however many Delete requests ask for it.
 struct TaskService::Deletion {
   Event done;
-  absl::Status status;
+  absl::Status status = absl::CancelledError();  // until it has ended
 };
 
 // A container as the service knows it. After its deletion it stays in the map until the answer has

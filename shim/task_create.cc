@@ -1,4 +1,6 @@
 // A container's beginning.
+#include <map>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -7,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
@@ -96,6 +99,9 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   std::shared_ptr<Process> init = container->init();
 
   Reservation reservation = Reserve(id);
+  // Once it is there, no memory is needed to know of it.
+  std::map<std::string, std::shared_ptr<Task>> known;
+  known.emplace(id, task);
   ExitHold hold;
   hold.Take(container, init);
   auto created = std::make_shared<Event>();
@@ -108,10 +114,27 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
     ForgetMember(config_.bundle, id);
   TrimSoon(io_);
   if (!status.ok()) co_return status;
-  tasks_[id] = task;
+  // Of a deleted one, its answer.
+  tasks_.erase(id);
+  tasks_.merge(known);
+  try {
+    AnnounceCreation(request, *task);
+  } catch (const std::bad_alloc&) {
+    status = NoMemoryError();
+  }
+  if (status.ok() && context.IsOver()) status = context.OverError();
+  if (!status.ok()) {
+    Spawn(io_, DeleteAbandoned(task));
+    co_return status;
+  }
+  api::CreateTaskResponse response;
+  response.set_pid(static_cast<uint32_t>(init->pid));
+  co_return response;
+}
 
+void TaskService::AnnounceCreation(api::CreateTaskRequest& request, Task& task) {
   events::TaskCreate event;
-  event.set_container_id(id);
+  event.set_container_id(task.id());
   event.set_bundle(request.bundle());
   event.mutable_rootfs()->Swap(request.mutable_rootfs());
   event.mutable_io()->set_stdin(request.stdin());
@@ -119,16 +142,9 @@ TaskService::Answer<api::CreateTaskResponse> TaskService::Create(rpc::CallContex
   event.mutable_io()->set_stderr(request.stderr());
   event.mutable_io()->set_terminal(request.terminal());
   event.set_checkpoint(request.checkpoint());
-  event.set_pid(static_cast<uint32_t>(init->pid));
+  event.set_pid(static_cast<uint32_t>(task.container->init()->pid));
   Publish("/tasks/create", event);
-  StartOomWatch(*task);
-  if (context.IsOver()) {
-    Spawn(io_, DeleteAbandoned(task));
-    co_return context.OverError();
-  }
-  api::CreateTaskResponse response;
-  response.set_pid(static_cast<uint32_t>(init->pid));
-  co_return response;
+  StartOomWatch(task);
 }
 
 }  // namespace feather

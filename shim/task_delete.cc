@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
@@ -101,40 +102,60 @@ Async<> TaskService::DeleteLeftOver(std::shared_ptr<Container> container, Reserv
 std::shared_ptr<TaskService::Deletion> TaskService::BeginDeletion(std::shared_ptr<Task> task) {
   if (task->deletion) return task->deletion;
   std::shared_ptr<Deletion> deletion = task->deletion = std::make_shared<Deletion>();
+  absl::Cleanup never = [&task] { task->deletion.reset(); };
   // One that fails at once is over, and forgotten by the task, when Spawn returns.
   Spawn(io_, RunDeletion(task));
+  std::move(never).Cancel();
   return deletion;
 }
 
 Async<> TaskService::RunDeletion(std::shared_ptr<Task> task) {
   std::shared_ptr<Deletion> deletion = task->deletion;
+  // Whatever there is no memory for: nobody waits for it in vain, and the next Delete tries again.
+  absl::Cleanup over = [task, deletion] {
+    if (!deletion->status.ok()) task->deletion.reset();
+    deletion->done.Set();
+  };
   // CRI deletes at once when it hears of the exit, and closes the connection then: a StopPodSandbox
   // that still waits for the answer to its Kill would fail.
-  if (task->kills > 0 && task->container->init()->exit.pid != 0) {
-    std::shared_ptr<Event> answered = task->kills_answered;
-    co_await answered->WaitUntil(Clock::now() + kKillLimit);
-  }
+  absl::Status status;
   try {
-    deletion->status = co_await task->container->Delete();
+    if (task->kills > 0 && task->container->init()->exit.pid != 0) {
+      std::shared_ptr<Event> answered = task->kills_answered;
+      co_await answered->WaitUntil(Clock::now() + kKillLimit);
+    }
+    status = co_await task->container->Delete();
   } catch (const std::bad_alloc&) {
-    deletion->status = NoMemoryError();
+    status = NoMemoryError();
   }
-  if (deletion->status.ok()) {
-    task->deleted = true;
-    ForgetMember(config_.bundle, task->id());
-    if (task->oom_watch) task->oom_watch->Finish();
-    const Process& init = *task->container->init();
-    events::TaskDelete event;
-    event.set_container_id(task->id());
-    event.set_pid(static_cast<uint32_t>(init.pid));
-    event.set_exit_status(init.exit.status);
-    *event.mutable_exited_at() = ExitTime(init);
-    Publish("/tasks/delete", event);
-  } else {
-    task->deletion.reset();  // the next Delete tries again
-  }
-  deletion->done.Set();
   TrimSoon(io_);
+  deletion->status = status;
+  if (!status.ok()) co_return;
+  task->deleted = true;
+  std::function<Async<bool>()> announce = [this, task]() -> Async<bool> {
+    AnnounceDeletion(*task);
+    co_return true;
+  };
+  co_await TryUntilDone(std::move(announce));
+}
+
+void TaskService::AnnounceDeletion(Task& task) {
+  ForgetMember(config_.bundle, task.id());
+  if (task.oom_watch) task.oom_watch->Finish();
+  const Process& init = *task.container->init();
+  events::TaskDelete event;
+  event.set_container_id(task.id());
+  event.set_pid(static_cast<uint32_t>(init.pid));
+  event.set_exit_status(init.exit.status);
+  *event.mutable_exited_at() = ExitTime(init);
+  Publish("/tasks/delete", event);
+}
+
+Async<> TaskService::PublishLateExit(std::string id, std::shared_ptr<Process> process) {
+  return TryUntilDone([this, id = std::move(id), process]() -> Async<bool> {
+    PublishExit(id, *process);
+    co_return true;
+  });
 }
 
 }  // namespace feather

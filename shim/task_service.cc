@@ -2,11 +2,14 @@
 
 #include <signal.h>
 
+#include <new>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
@@ -168,9 +171,12 @@ TaskService::Answer<google::protobuf::Empty> TaskService::Kill(rpc::CallContext,
   CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process, task->container->Find(request.exec_id()));
   absl::Status status;
   if (process->is_init()) {
-    if (task->kills++ == 0) task->kills_answered = std::make_shared<Event>();
+    if (task->kills == 0) task->kills_answered = std::make_shared<Event>();
+    ++task->kills;
+    absl::Cleanup answered = [&task] {
+      if (--task->kills == 0) task->kills_answered->Set();
+    };
     status = co_await task->container->Kill(request.signal(), request.all());
-    if (--task->kills == 0) task->kills_answered->Set();
   } else {
     // What containerd's own shim ignores; and one that is killed because its time is over (CRI's
     // exec-sync) cannot be asked for more than its first process.
@@ -280,8 +286,7 @@ void TaskService::FindUnwatchedKill(Task& task) {
   LogOomKill(task.id(), *kill);
 }
 
-void TaskService::Exited(Task& task, const Process& process) {
-  // The counter was raised before the kill: an OOM is told before the exit that it caused.
+void TaskService::ReadOomCounters(Task& task, const Process& process) {
   if (task.oom_watch) {
     if (process.is_init()) {
       task.oom_watch->Finish();
@@ -291,9 +296,34 @@ void TaskService::Exited(Task& task, const Process& process) {
   } else if (process.is_init() && process.exit.status == kKilled) {
     FindUnwatchedKill(task);
   }
+}
+
+// For want of memory neither part may keep the other from its turn.
+void TaskService::Exited(Task& task, const Process& process) noexcept {
+  // The counter was raised before the kill: an OOM is told before the exit that it caused.
+  try {
+    ReadOomCounters(task, process);
+  } catch (const std::bad_alloc&) {
+    NoMemoryError().IgnoreError();
+  }
+  try {
+    PublishExit(task.id(), process);
+    return;
+  } catch (const std::bad_alloc&) {
+    NoMemoryError().IgnoreError();
+  }
+  try {
+    auto exited = task.container->Find(process.exec_id);
+    if (exited.ok()) Spawn(io_, PublishLateExit(task.id(), *std::move(exited)));
+  } catch (const std::bad_alloc&) {
+    LogError("an exit cannot be told", {{"id", task.id()}});
+  }
+}
+
+void TaskService::PublishExit(const std::string& id, const Process& process) {
   events::TaskExit event;
-  event.set_container_id(task.id());
-  event.set_id(process.is_init() ? task.id() : process.exec_id);
+  event.set_container_id(id);
+  event.set_id(process.is_init() ? id : process.exec_id);
   event.set_pid(static_cast<uint32_t>(process.pid));
   event.set_exit_status(process.exit.status);
   *event.mutable_exited_at() = ExitTime(process);

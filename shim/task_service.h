@@ -118,11 +118,14 @@ class TaskService {
   absl::StatusOr<std::shared_ptr<Task>> NewTask(
       const containerd::task::v2::CreateTaskRequest& request);
   Reservation Reserve(const std::string& id);
+  // Tells of a container that is there, and watches it for OOM kills.
+  void AnnounceCreation(containerd::task::v2::CreateTaskRequest& request, Task& task);
   Answer<containerd::task::v2::DeleteResponse> DeleteTask(rpc::CallContext context,
                                                           std::shared_ptr<Task> task);
   // The one under way, or a new one.
   std::shared_ptr<Deletion> BeginDeletion(std::shared_ptr<Task> task);
   Async<> RunDeletion(std::shared_ptr<Task> task);
+  void AnnounceDeletion(Task& task);
   // Containers that containerd does not know of. Nobody else will: tried until it succeeds.
   Async<> DeleteAbandoned(std::shared_ptr<Task> task);
   Async<> DeleteLeftOver(std::shared_ptr<Container> container, Reservation reservation);
@@ -130,7 +133,11 @@ class TaskService {
   void OomKilled(const Task& task);
   // The init of a container without a watch has ended, mostly with its cgroup.
   void FindUnwatchedKill(Task& task);
-  void Exited(Task& task, const Process& process);
+  void ReadOomCounters(Task& task, const Process& process);
+  void Exited(Task& task, const Process& process) noexcept;
+  void PublishExit(const std::string& id, const Process& process);
+  // For which there was no memory: tried until there is.
+  Async<> PublishLateExit(std::string id, std::shared_ptr<Process> process);
 
   template <typename Event>
   void Publish(absl::string_view topic, const Event& event, absl::Time at = absl::Now());

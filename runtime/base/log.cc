@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -139,14 +140,9 @@ bool Write(const std::string& line) {
   return n == static_cast<ssize_t>(line.size());
 }
 
-}  // namespace
-
-void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
+void LogLine(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields,
+             bool problem, bool written) {
   State& s = state();
-  const bool problem = level >= LogLevel::kWarning;
-  const bool written = s.sink && level >= s.least;
-  if (!problem && !written) return;
-  int saved_errno = errno;
   Fields sorted;
   for (const LogField& field : fields) sorted.emplace_back(field.key, field.value);
   std::sort(sorted.begin(), sorted.end());
@@ -165,6 +161,22 @@ void Log(LogLevel level, absl::string_view message, std::initializer_list<LogFie
       ++s.dropped;
       ++s.dropped_untold;
     }
+  }
+}
+
+}  // namespace
+
+void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
+  State& s = state();
+  const bool problem = level >= LogLevel::kWarning;
+  const bool written = s.sink && level >= s.least;
+  if (!problem && !written) return;
+  int saved_errno = errno;
+  try {
+    LogLine(level, message, fields, problem, written);
+  } catch (const std::bad_alloc&) {
+    ++s.dropped;
+    ++s.dropped_untold;
   }
   errno = saved_errno;
 }

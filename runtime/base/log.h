@@ -23,7 +23,8 @@ struct LogField {
 };
 
 // One line. It goes out with one write(2); when the sink is full or nobody reads it, the line is
-// dropped and counted, and the count is told with the next line that goes out. Nothing here blocks.
+// dropped and counted, and the count is told with the next line that goes out; so is one for which
+// there is no memory. Nothing here blocks.
 void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields = {});
 
 inline void LogDebug(absl::string_view m, std::initializer_list<LogField> f = {}) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/string_view.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -49,7 +50,11 @@ void FileOutput::Start(asio::io_context& io, Reaper& reaper, UniqueFd pipe, Uniq
 
 Async<> FileOutput::Run(std::shared_ptr<FileOutput> self, Reaper* reaper, UniqueFd pipe,
                         UniqueFd handle, std::string path) {
-  if (self->closed_) co_return self->ended_.Set();
+  absl::Cleanup over = [self] {
+    self->child_ = 0;
+    self->ended_.Set();
+  };
+  if (self->closed_) co_return;
   ChildOptions options;
   options.descriptors = {pipe.get(), handle.get()};
   options.started = [self, &pipe, &handle](pid_t child) {
@@ -63,7 +68,6 @@ Async<> FileOutput::Run(std::shared_ptr<FileOutput> self, Reaper* reaper, Unique
   if (!status.ok() && !self->closed_)
     LogWarning("copying the output of a process has ended early",
                {{"path", path}, {"error", std::string(status.message())}});
-  self->ended_.Set();
 }
 
 Async<> FileOutput::Close() {

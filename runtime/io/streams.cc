@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <functional>
+#include <new>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
@@ -22,6 +25,24 @@ absl::Status OpenError(absl::string_view what, absl::string_view path, absl::str
 void CloseDescriptor(const DescriptorPtr& descriptor) {
   asio::error_code ignored;
   if (descriptor) descriptor->close(ignored);
+}
+
+// What is copied by nobody has no copier, and its closing waits for nothing.
+void SpawnOrForget(asio::io_context& io, std::shared_ptr<Copier>& copier,
+                   const std::function<Async<>()>& run) {
+  absl::Cleanup forget = [&copier] { copier.reset(); };
+  Spawn(io, run());
+  std::move(forget).Cancel();
+}
+
+// The errno of what has ended it early, or 0.
+Async<int> RunCopier(std::shared_ptr<Copier> copier) {
+  try {
+    co_await copier->Run();
+  } catch (const std::bad_alloc&) {
+    co_return ENOMEM;
+  }
+  co_return copier->error();
 }
 
 }  // namespace
@@ -57,12 +78,19 @@ void OutputStream::Start(DescriptorPtr source, bool terminal) {
   Copier::Options options;
   options.from_terminal = terminal;
   copier_ = std::make_shared<Copier>(io_, source_, sink_, options);
-  Spawn(io_, Run(shared_from_this()));
+  SpawnOrForget(io_, copier_, [this] { return Run(shared_from_this()); });
 }
 
 Async<> OutputStream::Run(std::shared_ptr<OutputStream> self) {
-  co_await self->copier_->Run();
-  if (int error = self->copier_->error(); error != 0)
+  // Also when there is no memory to go on with: whoever closes the stream waits for this.
+  absl::Cleanup over = [self] {
+    self->own_reader_.Reset();
+    CloseDescriptor(self->source_);
+    CloseDescriptor(self->sink_);
+    self->done_.Set();
+  };
+  const int error = co_await RunCopier(self->copier_);
+  if (error != 0)
     LogWarning("copying the output of a process has ended early",
                {{"path", self->path_}, {"error", ErrnoText(error)}});
   CloseDescriptor(self->source_);
@@ -70,8 +98,6 @@ Async<> OutputStream::Run(std::shared_ptr<OutputStream> self) {
     self->own_reader_.Reset();
     co_await self->WaitForClient();
   }
-  CloseDescriptor(self->sink_);
-  self->done_.Set();
 }
 
 // The kernel tells a writer nothing of an open(2) for reading, so it is asked now and then.
@@ -131,19 +157,21 @@ void InputStream::Start(DescriptorPtr sink, bool terminal, std::function<void()>
   Copier::Options options;
   options.to_terminal = terminal;
   copier_ = std::make_shared<Copier>(io_, source_, sink_, options);
-  Spawn(io_, Run(shared_from_this()));
+  SpawnOrForget(io_, copier_, [this] { return Run(shared_from_this()); });
 }
 
 Async<> InputStream::Run(std::shared_ptr<InputStream> self) {
-  co_await self->copier_->Run();
+  absl::Cleanup over = [self] {
+    self->own_writer_.Reset();
+    CloseDescriptor(self->source_);
+    if (!self->terminal_) CloseDescriptor(self->sink_);
+    if (self->ended_) std::exchange(self->ended_, nullptr)();
+    self->done_.Set();
+  };
+  const int error = co_await RunCopier(self->copier_);
   // A process that has closed its stdin is no fault.
-  if (int error = self->copier_->error(); error != 0 && error != EPIPE)
+  if (error != 0 && error != EPIPE)
     LogWarning("copying the stdin of a process has ended early", {{"error", ErrnoText(error)}});
-  self->own_writer_.Reset();
-  CloseDescriptor(self->source_);
-  if (!self->terminal_) CloseDescriptor(self->sink_);
-  if (self->ended_) std::exchange(self->ended_, nullptr)();
-  self->done_.Set();
 }
 
 void InputStream::CloseWriter() {

@@ -8,11 +8,13 @@
 #include <asio/steady_timer.hpp>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <string>
 #include <utility>
 
 #include "runtime/base/async.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 
 namespace feather::rpc {
 namespace {
@@ -52,7 +54,12 @@ Async<> Acceptor::Impl::Accept(std::shared_ptr<Impl> self) {
         accept4(self->listener.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (socket.valid()) {
       pause = kFirstBackOff;
-      if (SameUserAndGroup(socket.get())) self->accepted(std::move(socket));
+      try {
+        if (SameUserAndGroup(socket.get())) self->accepted(std::move(socket));
+      } catch (const std::bad_alloc&) {
+        // It has been closed; others come.
+        NoMemoryError().IgnoreError();
+      }
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
       co_await self->listener.async_wait(asio::socket_base::wait_read, kAwait);
     } else if (errno != EINTR && errno != ECONNABORTED) {

@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
+
 namespace feather::ttrpc {
 
 Connection::Connection(asio::io_context& io, UniqueFd socket) : io_(io), socket_(io) {
@@ -92,16 +94,24 @@ void Connection::SendMessage(uint32_t stream, uint8_t type, uint8_t flags,
 }
 
 void Connection::Enqueue(std::string bytes) {
-  queued_ += bytes.size();
+  const size_t size = bytes.size();
   queue_.push_back(std::move(bytes));
+  queued_ += size;
   if (writing_) return;
   WriteSome();
   if (queued_ == 0) return;
   writing_ = true;
+  // Without memory for it nobody would write any more.
+  absl::Cleanup stuck = [this] { Close(); };
   Spawn(io_, Write(shared_from_this()));
+  std::move(stuck).Cancel();
 }
 
 Async<> Connection::Write(std::shared_ptr<Connection> self) {
+  absl::Cleanup over = [self] {
+    self->writing_ = false;
+    if (self->queued_ > 0) self->Close();
+  };
   while (self->queued_ > 0) {
     auto [error] =
         co_await self->socket_.async_wait(asio::local::stream_protocol::socket::wait_write, kAwait);
@@ -111,7 +121,6 @@ Async<> Connection::Write(std::shared_ptr<Connection> self) {
     else
       self->WriteSome();
   }
-  self->writing_ = false;
 }
 
 void Connection::WriteSome() {

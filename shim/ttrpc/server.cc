@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_map.h"
 #include "runtime/base/trim.h"
 #include "shim/rpc/acceptor.h"
@@ -34,7 +35,9 @@ void Server::Impl::Open(UniqueFd socket) {
         if (std::shared_ptr<Impl> self = impl.lock()) self->Ended(ended);
       });
   connections.emplace(connection.get(), connection);
+  absl::Cleanup unread = [&connection] { connection->Close(); };
   connection->Start();
+  std::move(unread).Cancel();
 }
 
 void Server::Impl::Ended(ServerConnection* connection) {

@@ -1,9 +1,11 @@
 #include "shim/ttrpc/server_connection.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "proto/ttrpc.pb.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/utf8.h"
 #include "shim/rpc/run.h"
 
@@ -161,17 +163,26 @@ void ServerConnection::StartCall(uint32_t id, ::ttrpc::Request request) {
 Async<> ServerConnection::RunUnary(std::shared_ptr<ServerConnection> self, uint32_t id,
                                    std::shared_ptr<const rpc::Method> method,
                                    rpc::CallContext context, std::string request) {
-  absl::StatusOr<std::string> result =
-      co_await rpc::RunUnary(method, std::move(context), std::move(request));
+  absl::StatusOr<std::string> result = std::string();
+  try {
+    result = co_await rpc::RunUnary(method, std::move(context), std::move(request));
+  } catch (const std::bad_alloc&) {
+    result = NoMemoryError();
+  }
   self->Finish(id, std::move(result));
 }
 
 Async<> ServerConnection::RunStream(std::shared_ptr<ServerConnection> self, uint32_t id,
                                     std::shared_ptr<const rpc::Method> method,
                                     rpc::CallContext context, std::shared_ptr<Inbox> inbox) {
-  auto stream = std::make_shared<Stream>(self, id, method->server_streams, context.deadline, inbox);
-  absl::StatusOr<std::string> result =
-      co_await rpc::RunStream(method, std::move(context), std::move(stream));
+  absl::StatusOr<std::string> result = std::string();
+  try {
+    auto stream =
+        std::make_shared<Stream>(self, id, method->server_streams, context.deadline, inbox);
+    result = co_await rpc::RunStream(method, std::move(context), std::move(stream));
+  } catch (const std::bad_alloc&) {
+    result = NoMemoryError();
+  }
   if (!self->calls_.contains(id)) co_return;  // rejected meanwhile, or the connection ended
   if (result.ok() && method->server_streams) {
     self->Send(id, kData, kRemoteClosed | kNoData, "");

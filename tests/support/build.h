@@ -8,6 +8,8 @@ extern const char kSourceDirectory[];
 // The programs of this build.
 extern const char kBuiltShim[];
 extern const char kBuiltGrpcShim[];
+// The first, able to be refused memory (tests/refusing/gate.h).
+extern const char kRefusingShim[];
 // Release and static: the one whose memory is worth measuring.
 extern const bool kReleaseBuild;
 
