@@ -10,9 +10,9 @@
 #include <cerrno>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -96,7 +96,7 @@ absl::Status EnableIn(const std::string& directory,
   std::string file = absl::StrCat(directory, "/cgroup.subtree_control");
   auto text = ReadFile(file);
   if (!text.ok()) return text.status();
-  absl::flat_hash_set<absl::string_view> enabled =
+  std::set<absl::string_view> enabled =
       absl::StrSplit(*text, absl::ByAnyChar(" \n"), absl::SkipEmpty());
   std::string wanted;
   for (absl::string_view controller : controllers)
@@ -131,7 +131,7 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
     } else if (!unified && !fields[1].empty()) {
       for (absl::string_view controller : absl::StrSplit(fields[1], ','))
         if (auto place = LocateController(mounts, controller, path))
-          cgroup.controllers[controller] = *place;
+          cgroup.controllers[std::string(controller)] = *place;
     }
   }
   if (cgroup.path.empty() && cgroup.controllers.empty())

@@ -2,10 +2,11 @@
 
 #include <sys/types.h>
 
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
@@ -23,7 +24,7 @@ struct Cgroup {
   // It is mounted with memory_localevents: memory.events leaves out the cgroups below.
   bool local_events = false;
   // cgroup1: controller name ("memory", "pids", …; "name=systemd") to absolute directory.
-  absl::flat_hash_map<std::string, std::string> controllers;
+  std::map<std::string, std::string, std::less<>> controllers;
 };
 
 // NotFound once the process has ended: on cgroup1 a zombie is shown in the root cgroup.

@@ -38,7 +38,6 @@ Async<absl::StatusOr<ClientConnection::Stream>> ClientConnection::Begin(
 
 void ClientConnection::Forget(uint32_t id) {
   streams_.erase(id);
-  if (streams_.empty() && streams_.capacity() > 16) streams_ = {};
 }
 
 std::shared_ptr<Inbox> ClientConnection::OnFrame(Frame& frame) {

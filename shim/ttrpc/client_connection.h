@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "shim/ttrpc/client.h"
 #include "shim/ttrpc/connection.h"
@@ -39,7 +39,7 @@ class ClientConnection : public Connection {
 
  private:
   uint32_t next_id_ = 1;
-  absl::flat_hash_map<uint32_t, std::shared_ptr<Inbox>> streams_;
+  std::map<uint32_t, std::shared_ptr<Inbox>> streams_;
 };
 
 // The payload of a response frame, or its status.

@@ -1,11 +1,11 @@
 #include "shim/ttrpc/server.h"
 
 #include <asio/post.hpp>
+#include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/container/flat_hash_map.h"
 #include "runtime/base/trim.h"
 #include "shim/rpc/acceptor.h"
 #include "shim/ttrpc/server_connection.h"
@@ -25,7 +25,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   asio::io_context& io;
   const rpc::MethodTable* methods;
   rpc::Acceptor acceptor;
-  absl::flat_hash_map<ServerConnection*, std::shared_ptr<ServerConnection>> connections;
+  std::map<ServerConnection*, std::shared_ptr<ServerConnection>> connections;
   std::function<void()> idle;
 };
 
@@ -42,9 +42,6 @@ void Server::Impl::Open(UniqueFd socket) {
 
 void Server::Impl::Ended(ServerConnection* connection) {
   connections.erase(connection);
-  // Gives the table back after a burst.
-  if (connections.capacity() > 64 && connections.size() < connections.capacity() / 8)
-    connections.rehash(0);
   TrimSoon(io);
   if (!connections.empty() || !idle) return;
   // Not from within whatever ended the connection.

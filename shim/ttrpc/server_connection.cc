@@ -229,8 +229,6 @@ void ServerConnection::SendStatus(uint32_t id, const absl::Status& status) {
 
 void ServerConnection::Forget(uint32_t id) {
   calls_.erase(id);
-  // Gives the table back after a burst.
-  if (calls_.empty() && calls_.capacity() > 16) calls_ = {};
 }
 
 void ServerConnection::OnClosed() {

@@ -2,11 +2,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "shim/rpc/method_table.h"
 #include "shim/ttrpc/connection.h"
@@ -55,7 +55,7 @@ class ServerConnection : public Connection {
   std::function<void(ServerConnection*)> on_closed_;
   uint32_t last_id_ = 0;
   // The calls that have not ended; unary ones have no inbox.
-  absl::flat_hash_map<uint32_t, std::shared_ptr<Inbox>> calls_;
+  std::map<uint32_t, std::shared_ptr<Inbox>> calls_;
 };
 
 }  // namespace feather::ttrpc
