@@ -84,7 +84,7 @@ TEST_P(Cri, RunsStopsAndRemovesAPod) {
       << "the network namespace is gone";
 }
 
-// Checklist: A4 (containerd 2.4 asks the shim, those before read the pod's cgroup).
+// containerd 2.4 asks the shim, those before read the pod's cgroup. Checklist: A4.
 TEST_P(Cri, ThePodHasStats) {
   cri::PodSandboxConfig config = PodConfig("pod");
   auto pod = RunPod(config, Handler());
