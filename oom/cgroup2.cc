@@ -30,7 +30,8 @@ namespace feather::oom {
 namespace {
 
 // Readings after an `oom` without its oom_kill: 1, 2, 4 and 8 ms later; after that the kernel's own
-// notification is due, but for that of a cgroup below which is counted alone: for a second there.
+// notification is due, but for that of a cgroup below which is counted alone: for a second there,
+// after each `oom`, since an increase may be of an earlier one.
 constexpr auto kFirstReread = std::chrono::milliseconds(1);
 constexpr int kRereads = 4;
 constexpr int kRereadsBelow = 10;
@@ -101,8 +102,10 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     const uint64_t own_rise = now.oom_kill - std::min(now.oom_kill, kills_.own());
     now.oom_kill = kills_.Add(now.oom_kill, std::move(processes));
     const bool below = now.oom_kill > last.oom_kill + own_rise;
-    const bool kill_due = now.oom > last.oom && now.oom_kill == last.oom_kill;
+    const bool kill_due = now.oom > last.oom && (local_ || now.oom_kill == last.oom_kill);
     Observe(now, below);
+    // Not from the first on: where nobody can be killed, `oom` rises all the time.
+    if (kill_due) rereads_ = std::min(rereads_, kRereads);
     if (kill_due && !rereading_) Spawn(io_, ReadSoon(shared_from_this()));
     if (!populated) End();
   }
@@ -140,15 +143,16 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
 
   static Async<> ReadSoon(std::shared_ptr<Cgroup2State> self) {
     self->rereading_ = true;
+    self->rereads_ = 0;
     const uint64_t before = self->counters().oom_kill;
-    auto delay = kFirstReread;
-    const int rereads = self->local_ ? kRereadsBelow : kRereads;
-    for (int i = 0; i < rereads; ++i, delay *= 2) {
-      self->timer_.expires_after(delay);
+    const int most = self->local_ ? kRereadsBelow : kRereads;
+    while (self->rereads_ < most) {
+      self->timer_.expires_after(kFirstReread * (1 << self->rereads_++));
       auto [error] = co_await self->timer_.async_wait(kAwait);
       if (error) break;
       self->Read();
-      if (!self->memory_.is_open() || self->counters().oom_kill != before) break;
+      if (!self->memory_.is_open()) break;
+      if (!self->local_ && self->counters().oom_kill != before) break;
     }
     self->rereading_ = false;
   }
@@ -209,6 +213,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   Siblings siblings_;
   bool was_populated_ = false;
   bool rereading_ = false;
+  int rereads_ = 0;
 };
 
 }  // namespace

@@ -1,6 +1,8 @@
 // The cgroup2 back end on a real memory controller.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -692,6 +694,70 @@ TEST_F(OomLocalEvents, TellsTheKillInACgroupBelowByTheContainersLimitAtOnce) {
   victim.Go();
   EXPECT_TRUE(RunUntil(io_, [this] { return !kills_.empty(); }));
   watch->Finish();
+  EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
+}
+
+// A kill's `oom` may come before the kill of an earlier one has been read.
+TEST_F(OomLocalEvents, GoesOnReadingForTheLastSignalAfterTheKillOfAnother) {
+  MemoryCgroup below(cgroup_->path(), "below"), beside(cgroup_->path(), "beside");
+  below.Limit(kLimit / 2);
+  // Raises the container's `oom` each time, with nobody to be killed.
+  int gates[2];
+  ASSERT_EQ(pipe(gates), 0) << strerror(errno);
+  Member signaller(beside, [&gates] {
+    const int score = open("/proc/self/oom_score_adj", O_WRONLY);
+    if (write(score, "-1000", 5) != 5) _exit(1);
+    void* memory =
+        mmap(nullptr, kTooMuch, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char go = 0;
+    while (read(gates[0], &go, 1) == 1) {
+      if (madvise(memory, kTooMuch, MADV_POPULATE_WRITE) == 0) _exit(2);
+      madvise(memory, kTooMuch, MADV_DONTNEED);
+    }
+    _exit(3);
+  });
+  signaller.Go();
+  const auto signal = [&] {
+    const uint64_t before = cgroup_->Value("memory.events.local", "oom");
+    ASSERT_EQ(write(gates[1], "", 1), 1);
+    while (cgroup_->Value("memory.events.local", "oom") == before) usleep(100);
+  };
+  bool in_time = false;
+  for (int i = 0; i < 20 && !in_time; ++i) {
+    auto watch = StartLocalWatch();
+    Settle();
+    const uint64_t counted = watch->counters().oom_kill;
+    signal();
+    RunForAWhile();
+    KillOne(below);
+    const auto last = Clock::now();
+    signal();
+    EXPECT_TRUE(RunUntil(io_, [&] { return watch->counters().oom_kill == counted + 1; }));
+    // For longer than the kernel's log is asked for that one.
+    RunForAWhile();
+    RunForAWhile();
+    KillOne(below);
+    in_time = Clock::now() - last < std::chrono::milliseconds(900);
+    if (!in_time) continue;
+    EXPECT_TRUE(RunUntil(
+        io_, [&] { return watch->counters().oom_kill == counted + 2; }, std::chrono::seconds(10)));
+  }
+  EXPECT_TRUE(in_time);
+  for (const int gate : gates) close(gate);
+}
+
+// It is signalled in the victim's cgroup and in the one at its limit, which is not the container's.
+TEST_F(OomLocalEvents, TellsTheKillInACgroupBelowByThePodsLimitWithTheNextReading) {
+  parent_->Limit(kLimit);
+  cgroup_->Write("memory.max", "max");
+  MemoryCgroup below(cgroup_->path(), "below");
+  Member init(below, [] { pause(); });
+  auto watch = StartLocalWatch();
+  Settle();
+  KillOne(below);
+  EXPECT_EQ(cgroup_->Value("memory.events.local", "oom"), 0u);
+  EXPECT_EQ(cgroup_->Value("memory.events.local", "oom_kill"), 0u);
+  watch->Read();
   EXPECT_EQ(kills_, (std::vector<uint64_t>{1}));
 }
 
