@@ -22,7 +22,8 @@ namespace feather::oom {
 // Mounted with memory_localevents, cgroup2 counts and signals a kill in the victim's cgroup alone.
 // Then memory.events.local, which does so under each mount, is read of the cgroup and of all below
 // it at each reading (subtree_kills.h), as on cgroup1: a kill below by a limit there is told with
-// the next reading, which comes before any exit that is published. No parent's count helps then.
+// the next reading, which comes before any exit that is published; so is one by a limit above this
+// cgroup's, which is signalled where it is alone. No parent's count helps then.
 //
 // systemd removes a scope as soon as it is empty, perhaps before the last reading. The watch then
 // takes what the parent's oom_kill has grown by since the container's own counter was last read,

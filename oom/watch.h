@@ -16,7 +16,8 @@
 namespace feather::oom {
 
 // The counters of memory.events (cgroup2) or memory.oom_control (cgroup1, `oom_kill` only) as last
-// read. On both they count the container's cgroup and everything below it.
+// read. On both they count the container's cgroup and everything below it; with memory_localevents
+// `oom_kill` does, and the others that cgroup alone.
 struct Counters {
   uint64_t low = 0;
   uint64_t high = 0;
