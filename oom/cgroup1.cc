@@ -212,8 +212,10 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   Account account(std::move(on_kill), now, beginning.kills);
   auto state = std::make_shared<Cgroup1State>(io, std::move(kills), std::move(account),
                                               std::move(explainer));
+  // First, so that nothing is left of a beginning for which there is no memory.
+  auto watch = std::make_unique<StateWatch<Cgroup1State>>(state);
   RETURN_IF_ERROR(state->Begin(std::move(control), std::move(signal), !registered.ok()));
-  return std::make_unique<StateWatch<Cgroup1State>>(std::move(state));
+  return watch;
 }
 
 absl::StatusOr<uint64_t> CountKillsCgroup1(const std::string& directory) {

@@ -243,8 +243,10 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
       std::make_shared<Explainer>(io, directory, "memory.max", beginning, std::move(on_explained));
   auto state = std::make_shared<Cgroup2State>(io, std::move(kills), local, std::move(account),
                                               std::move(explainer));
+  // First, so that nothing is left of a beginning for which there is no memory.
+  auto watch = std::make_unique<StateWatch<Cgroup2State>>(state);
   RETURN_IF_ERROR(state->Begin(std::move(memory), std::move(cgroup), std::move(parent)));
-  return std::make_unique<StateWatch<Cgroup2State>>(std::move(state));
+  return watch;
 }
 
 absl::StatusOr<uint64_t> CountKillsCgroup2(const std::string& directory) {
