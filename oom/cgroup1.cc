@@ -85,10 +85,11 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
   void Read() {
     if (!control_) return;
     kills_.ReadLog();
-    Content control = ReadAgain(control_.get());
-    if (control.error != 0) return Gone();
+    // Before the counter: who is killed in between would be in neither.
     std::vector<pid_t> processes = Processes(kills_.directory());
     explainer_->SawProcesses(processes);
+    Content control = ReadAgain(control_.get());
+    if (control.error != 0) return Gone();
     Counters now = ParseCounters(control.text);
     now.oom_kill = kills_.Add(now.oom_kill, std::move(processes));
     Observe(now);
@@ -203,12 +204,13 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   if (!registered.ok()) signal = FollowKernelLog(registered);
   // Before the counters, so that a kill is in either.
   SubtreeKills kills(directory, kCounter, std::make_unique<LoggedKills>(directory), beginning.init);
+  std::vector<pid_t> processes = Processes(directory);
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(content.text);
   auto explainer = std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes", beginning,
                                                std::move(on_explained));
-  now.oom_kill = kills.Add(now.oom_kill, Processes(directory));
+  now.oom_kill = kills.Add(now.oom_kill, std::move(processes));
   Account account(std::move(on_kill), now, beginning.kills);
   auto state = std::make_shared<Cgroup1State>(io, std::move(kills), std::move(account),
                                               std::move(explainer));

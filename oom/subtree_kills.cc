@@ -95,6 +95,10 @@ SubtreeKills::Cgroups SubtreeKills::ReadBelow(bool& all) {
   all = tree.size() < kMostCgroups;
   for (const std::string& path : tree) {
     if (path == own_.path) continue;
+    Cgroup cgroup;
+    cgroup.path = path;
+    // Before the counter: who is killed in between would be in neither.
+    if (log_) cgroup.processes = Processes(path);
     const UniqueFd counter(open(CounterOf(path).c_str(), O_RDONLY | O_CLOEXEC));
     const Content control = counter ? ReadAgain(counter.get()) : Content{errno, {}};
     struct stat info {};
@@ -102,10 +106,7 @@ SubtreeKills::Cgroups SubtreeKills::ReadBelow(bool& all) {
       if (!IsGone(control.error)) error_ = control.error;
       continue;
     }
-    Cgroup cgroup;
-    cgroup.path = path;
     cgroup.kills = ParseCounters(control.text).oom_kill;
-    if (log_) cgroup.processes = Processes(path);
     now.emplace(info.st_ino, std::move(cgroup));
   }
   return now;
