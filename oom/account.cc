@@ -20,17 +20,19 @@ bool Account::Observe(const Counters& now, Clock::time_point at) {
     if (group_rose && recent) told_group_ = true;
     return false;
   }
-  covered_ = now.oom_kill;
   // If just one of the two readings had a group's counter, they are the halves of one group kill;
   // if both had it, two groups; if neither, two kills of one process each.
   if (recent && (group_rose != told_group_ || told_maybe_group_)) {
     told_group_ = told_group_ || group_rose;
+    covered_ = now.oom_kill;
     return false;
   }
+  // If it throws, the kill is left to the next reading.
+  on_kill_(last_);
+  covered_ = now.oom_kill;
   told_at_ = at;
   told_group_ = group_rose;
   told_maybe_group_ = false;
-  on_kill_(last_);
   return true;
 }
 

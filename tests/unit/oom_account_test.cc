@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <new>
 #include <vector>
 
 #include "oom/account.h"
@@ -112,6 +113,23 @@ TEST_F(OomAccount, KeepsTheLastReading) {
   Observe(3, 1);
   EXPECT_EQ(account_->last().oom_kill, 3u);
   EXPECT_EQ(account_->last().oom_group_kill, 1u);
+}
+
+TEST_F(OomAccount, LeavesAKillThatCouldNotBeToldToTheNextReading) {
+  int refused = 2;
+  Account account(
+      [&](const Counters& c) {
+        if (refused-- > 0) throw std::bad_alloc();
+        reports_.push_back(c.oom_kill);
+      },
+      {}, std::nullopt);
+  Counters now;
+  now.oom_kill = 1;
+  EXPECT_THROW(account.Observe(now, at_), std::bad_alloc);
+  EXPECT_THROW(account.Observe(now, at_), std::bad_alloc);
+  EXPECT_TRUE(account.Observe(now, at_));
+  EXPECT_FALSE(account.Observe(now, at_));
+  EXPECT_EQ(reports_, (Reports{1}));
 }
 
 }  // namespace
