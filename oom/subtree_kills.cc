@@ -125,6 +125,13 @@ bool SubtreeKills::IsThere(const std::string& cgroup, std::optional<ino_t> inode
 uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   if (!log_) return 0;
   if (kills > 0) cgroup.rose_at = Clock::now();
+  // These first: the last choice may be of a kill that is not counted yet.
+  std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
+    if (!kill.certain || !Contains(cgroup.processes, kill.pid)) return false;
+    uint64_t& counted = cgroup.unlogged > 0 ? cgroup.unlogged : kills;
+    counted -= std::min<uint64_t>(counted, 1);
+    return true;
+  });
   uint64_t earlier = 0;
   std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
     if (counter_ != nullptr && kill.directory != cgroup.path) return false;
@@ -138,8 +145,7 @@ uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   });
   cgroup.unlogged += kills;
   std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
-    if (!Contains(cgroup.processes, kill.pid)) return false;
-    if (cgroup.unlogged == 0) return kill.certain;
+    if (cgroup.unlogged == 0 || !Contains(cgroup.processes, kill.pid)) return false;
     --cgroup.unlogged;
     return true;
   });

@@ -432,6 +432,16 @@ TEST_F(OomKillsInOneCount, AreNotTakenTwiceWhoseCountWasReadAmongTheLines) {
   EXPECT_EQ(kills_->AddRemoved(), 2u);
 }
 
+// The count is of the kill before the one that has just been chosen.
+TEST_F(OomKillsInOneCount, AreTheOneThatIsChosenAfterOneWithoutAName) {
+  EXPECT_EQ(Read({7, 8}), 0u);
+  Kill(8);
+  Choose("", 9);
+  EXPECT_EQ(Read({7}, 1), 1u);
+  Kill(9);
+  EXPECT_EQ(kills_->AddRemoved(), 2u);
+}
+
 TEST_F(OomKillsInOneCount, AreThoseRightAfterACountToo) {
   Choose("", 9);
   Kill(9);
