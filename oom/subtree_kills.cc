@@ -50,6 +50,8 @@ uint64_t SubtreeKills::Add(uint64_t own, std::vector<pid_t> processes) {
   total_ += rise;
   Match(own_, rise, /*made=*/false);
   if (!processes.empty()) own_.processes = std::move(processes);
+  // Not in the total before they are in `seen_`: what throws in between must not count them twice.
+  uint64_t rises = 0;
   for (auto& [inode, cgroup] : now) {
     const auto before = seen_.find(inode);
     const bool made = before == seen_.end();
@@ -61,15 +63,18 @@ uint64_t SubtreeKills::Add(uint64_t own, std::vector<pid_t> processes) {
       cgroup.unlogged = before->second.unlogged;
       cgroup.rose_at = before->second.rose_at;
     }
-    const uint64_t earlier = Match(cgroup, cgroup.kills - counted, made);
+    // Of one that may have been left out, only what the log has is new for certain.
+    const uint64_t rise_below = made && !seen_all_ ? 0 : cgroup.kills - counted;
+    total_ += Match(cgroup, rise_below, made);
+    rises += rise_below;
     cgroup.processes = std::move(there_now);
-    if (!made || seen_all_) total_ += cgroup.kills - counted + earlier;
   }
   total_ += TakeGone(now, all);
   // One that is there, but cannot be read just now, would be new to the next reading.
   for (const auto& [inode, cgroup] : seen_)
     if (all && now.size() < kMostCgroups && !now.contains(inode) && IsThere(cgroup.path, inode))
       now.emplace(inode, cgroup);
+  total_ += rises;
   seen_ = std::move(now);
   // What could not be read at the first time is not new later on.
   seen_all_ = all && (begun_ || error_ == 0);

@@ -199,9 +199,13 @@ TEST_F(OomSubtreeKills, TakesTheKillThatIsNamedOfACgroupThatIsLeftOutForWantOfRo
   Kill(7);
   EXPECT_EQ(Read(), 1u);
   for (size_t i = 0; i < kMostCgroups; ++i) Remove(absl::StrCat("/", i));
-  EXPECT_EQ(Read(), 1u);
+  Choose("/near/far", 8);
+  Count("/near/far", 2);
+  Kill(8);
+  EXPECT_EQ(Read(), 2u);
+  EXPECT_EQ(Read(), 2u);
   Remove("/near/far");
-  EXPECT_EQ(Read(), 1u);
+  EXPECT_EQ(Read(), 2u);
 }
 
 TEST_F(OomSubtreeKills, TakesTheKillsOfARenamedCgroupOnce) {
