@@ -86,9 +86,9 @@ void LoggedKills::Add(absl::string_view text) {
     }
   }
   if (!knows_pids_ || !victim->killed) return;
-  // Where no name means anything, pids do.
+  // Where no name means anything, pids do. The choice's is 0 if its line was broken in two.
   if (cgroup_.empty()) {
-    Keep(unnamed_, {chosen ? chosen->pid : victim->pid});
+    Keep(unnamed_, {chosen && chosen->pid != 0 ? chosen->pid : victim->pid});
   } else if (!same) {
     Keep(unnamed_, {victim->pid});
   }

@@ -109,6 +109,15 @@ class OomSubtreeKills : public OomLoggedKills {
   std::optional<SubtreeKills> kills_;
 };
 
+// Another's line may break the kernel's in two.
+TEST_F(OomLoggedKills, HasTheVictimsPidWhereNoNameMeansAnythingAndTheChoiceHasNone) {
+  LoggedKills log(files_.path() + "/nowhere");
+  log.Add("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)");
+  log.Add("Memory cgroup out of memory: Killed process 7 (dd) total-vm:206680kB");
+  ASSERT_EQ(log.unnamed().size(), 1u);
+  EXPECT_EQ(log.unnamed()[0].pid, 7);
+}
+
 TEST_F(OomSubtreeKills, TakesTheKillOfACgroupThatWasNeverSeenFromTheLogOnce) {
   Choose("/a", 7);
   Kill(7);
