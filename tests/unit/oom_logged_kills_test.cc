@@ -99,7 +99,10 @@ class OomSubtreeKills : public OomLoggedKills {
                     .ok());
     EXPECT_TRUE(WriteFile(Path(name) + "/cgroup.procs", processes, 0644).ok());
   }
-  void Remove(const std::string& name) { std::filesystem::remove_all(Path(name)); }
+  // To where nobody looks: no other gets its inode.
+  void Remove(const std::string& name) {
+    std::filesystem::rename(Path(name), absl::StrCat(removed_.path(), "/", ++removals_));
+  }
 
   uint64_t Read(uint64_t own = 0) {
     kills_->ReadLog();
@@ -107,6 +110,10 @@ class OomSubtreeKills : public OomLoggedKills {
   }
 
   std::optional<SubtreeKills> kills_;
+
+ private:
+  test::TestDirectory removed_;
+  int removals_ = 0;
 };
 
 // Another's line may break the kernel's in two.
