@@ -203,7 +203,8 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   if (absl::IsPermissionDenied(registered)) return registered;
   if (!registered.ok()) signal = FollowKernelLog(registered);
   // Before the counters, so that a kill is in either.
-  SubtreeKills kills(directory, kCounter, std::make_unique<LoggedKills>(directory), beginning.init);
+  SubtreeKills kills(directory, kCounter,
+                     std::make_unique<LoggedKills>(directory, beginning.log.get()), beginning.init);
   std::vector<pid_t> processes = Processes(directory);
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));

@@ -233,7 +233,7 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   }
   // Before the counters, so that a kill is in either.
   SubtreeKills kills(directory, local ? kLocalCounter : nullptr,
-                     std::make_unique<LoggedKills>(directory), beginning.init);
+                     std::make_unique<LoggedKills>(directory, beginning.log.get()), beginning.init);
   Content events = ReadAgain(memory.get());
   if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(events.text);

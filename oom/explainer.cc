@@ -1,7 +1,6 @@
 #include "oom/explainer.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -23,9 +22,17 @@ Explainer::Explainer(asio::io_context& io, const std::string& directory, std::st
       directory_(directory),
       limit_file_(std::move(limit_file)),
       on_explained_(std::move(on_explained)),
-      log_(directory, beginning.at) {
-  if (beginning.init != 0) log_.SawProcesses({beginning.init});
+      log_(std::in_place, directory, beginning.log.get()) {
+  if (beginning.init != 0) processes_ = {beginning.init};
   ReadLimit();
+}
+
+void Explainer::SawProcesses(std::vector<pid_t> processes) {
+  if (processes.empty()) return;
+  // A container that is killed from again and again is never at rest.
+  if (!following_ || before_.size() > LoggedKills::kMostKept) before_.clear();
+  before_.insert(before_.end(), processes_.begin(), processes_.end());
+  processes_ = std::move(processes);
 }
 
 void Explainer::KillsCounted(const Counters& now, bool told) {
@@ -41,18 +48,17 @@ void Explainer::KillsCounted(const Counters& now, bool told) {
 
 Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
   Clock::duration left = kSoon;
-  while (!self->ended_ && left > Clock::duration::zero()) {
+  while (self->log_ && left > Clock::duration::zero()) {
     co_await SleepFor(left);
-    if (self->ended_) co_return;
+    if (!self->log_) co_return;
     self->Read();
     left = *self->counted_at_ + kPatience - Clock::now();
     if (left > Clock::duration::zero() || !self->read_counters_) continue;
     self->read_counters_();
-    if (self->ended_) co_return;
+    if (!self->log_) co_return;
     left = *self->counted_at_ + kPatience - Clock::now();
   }
   self->following_ = false;
-  self->log_.Close();
   self->Explain();
   // The rest of a group.
   self->found_.clear();
@@ -61,21 +67,32 @@ Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
 void Explainer::End() {
   if (pending_) Read();
   Explain();
-  log_.Close();
-  ended_ = true;
+  log_.reset();
 }
 
 void Explainer::Drop() {
   pending_.reset();
-  log_.Close();
-  ended_ = true;
+  log_.reset();
 }
 
 void Explainer::Read() {
-  log_.Read();
-  std::vector<Victim> victims = log_.Take();
-  std::move(victims.begin(), victims.end(), std::back_inserter(found_));
+  if (!log_) return;
+  log_->Read();
+  std::erase_if(log_->named(), [this](LoggedKills::Named& kill) {
+    if (!kill.counted) return false;
+    Forget(kill.victim.pid);
+    found_.push_back(std::move(kill.victim));
+    return true;
+  });
+  for (LoggedKills::Unnamed& kill : log_->unnamed())
+    if (Forget(kill.victim.pid)) found_.push_back(std::move(kill.victim));
+  // Somebody else's.
+  log_->unnamed().clear();
   if (!found_.empty()) Explain();
+}
+
+bool Explainer::Forget(pid_t pid) {
+  return std::erase(processes_, pid) + std::erase(before_, pid) > 0;
 }
 
 void Explainer::ReadLimit() {

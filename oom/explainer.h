@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "oom/kernel_log.h"
+#include "oom/logged_kills.h"
 #include "oom/watch.h"
 #include "runtime/base/async.h"
 
@@ -34,11 +34,11 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
     read_counters_ = std::move(read_counters);
   }
 
-  // Call it at each reading, with the processes that are in the cgroup then
-  // (KernelLog::SawProcesses).
-  void SawProcesses(std::vector<pid_t> processes) {
-    log_.SawProcesses(std::move(processes), following_);
-  }
+  // Call it at each reading, with the processes that are in the cgroup then; empty: as before.
+  // Where the log names no cgroup, they are known by that: a victim may be among them still, as a
+  // zombie, or only among those of the reading before; while the log is read for a kill, of all
+  // since that.
+  void SawProcesses(std::vector<pid_t> processes);
   // Call it for each increase of the counter, whether it was told or not.
   void KillsCounted(const Counters& now, bool told);
   // Explains what is left to be, and ends.
@@ -49,6 +49,9 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
  private:
   static Async<> Follow(std::shared_ptr<Explainer> self);
   void Read();
+  // True if `pid` was among the processes; once for each, since the log has a group's first victim
+  // twice, and pids are given anew.
+  bool Forget(pid_t pid);
   void ReadLimit();
   void Explain();
 
@@ -58,12 +61,13 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   std::string limit_;  // as last read
   Watch::OnExplained on_explained_;
   std::function<void()> read_counters_;
-  KernelLog log_;
+  std::optional<LoggedKills> log_;  // none after the end
+  std::vector<pid_t> processes_;    // at the last reading
+  std::vector<pid_t> before_;
   std::optional<Explanation> pending_;           // of a kill that was told, not yet explained
   std::vector<Victim> found_;                    // in the log, and in no explanation yet
   std::optional<Clock::time_point> counted_at_;  // the last increase
   bool following_ = false;                       // Follow runs
-  bool ended_ = false;
 };
 
 }  // namespace feather::oom

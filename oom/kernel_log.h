@@ -1,69 +1,56 @@
 #pragma once
 
-#include <sys/types.h>
-
-#include <cstdint>
-#include <optional>
+#include <deque>
+#include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
-#include "oom/watch.h"
-#include "runtime/base/async.h"
-#include "runtime/base/unique_fd.h"
 
 namespace feather::oom {
 
-// Which processes of a container the kernel's log says were OOM-killed. A victim is the container's
-// if the line of its choice (kernel_record.h) names its cgroup or one below, or if its pid was
-// among those that SawProcesses was told. Pids mean what they mean here only in the first pid
-// namespace, cgroups' names only in the first cgroup namespace: elsewhere they are not used.
+// Hears the kernel's log (kernel_record.h) from a moment on: nothing from before is heard, by the
+// log's own order, so that neither a clock nor a pid that is given anew can mislead.
 //
-// A cgroup may have had an earlier life under the same name. The log's clock is none that can be
-// read; but it runs as ours does, and whoever reads the log after a kill finds a line that has just
-// been written: what is older than that by more than the object's age is left out.
-//
-// Errs towards too few: lines that the log has lost, that the rate limit has kept back, or that
-// this process may not read.
-class KernelLog {
+// For that the log is kept open while there is a listener, by one descriptor for all of them (it
+// costs the kernel 3 to 16 KiB), which nobody waits for: it wakes nobody. Where the log may not be
+// read, nothing is ever heard.
+class KernelLogListener {
  public:
-  // `directory`: the container's cgroup, used by it since `begun`.
-  explicit KernelLog(const std::string& directory, Clock::time_point begun = Clock::now());
+  KernelLogListener(const KernelLogListener&) = delete;
+  KernelLogListener& operator=(const KernelLogListener&) = delete;
+  virtual ~KernelLogListener();
 
-  // The processes that are in the cgroup now; empty: as before. A victim may be among them still,
-  // as a zombie, or only among those of the call before; with `keep`, of all calls since the last
-  // one without it.
-  void SawProcesses(std::vector<pid_t> processes, bool keep = false);
-  // A record, as it is read from /dev/kmsg. One that was there already is passed over.
-  void Add(absl::string_view record);
-  // All records that there are: some milliseconds where the log is long. From then on the log is
-  // open, and the next call reads what has come since, until Close.
-  void Read(const std::string& path = "/dev/kmsg");
-  void Close() { log_.Reset(); }
-  // The victims that were found since the last call, each once.
-  std::vector<Victim> Take();
+  // Lets every listener hear what the log has by now. One read(2) if there is nothing new on the
+  // whole machine.
+  void Read();
+  // A line of the kernel's; empty: lines were lost before the next. One for which there is no
+  // memory is lost to this listener alone.
+  virtual void Hear(absl::string_view line) = 0;
+
+ protected:
+  KernelLogListener() = default;
+  // From here on. What there is by then is heard by those who listen already.
+  void Listen();
 
  private:
-  void AddKill(pid_t pid, absl::string_view name, uint64_t at);
+  class Log;
 
-  UniqueFd log_;
-  // As the kernel's log names it; empty: not known.
-  std::string cgroup_;
-  bool knows_pids_;
-  std::vector<pid_t> processes_;
-  std::vector<pid_t> before_;
-  // Whom the last choice was.
-  std::optional<Victim> chosen_;
-  struct Found {
-    uint64_t at;
-    Victim victim;
-  };
-  std::vector<Found> found_;
-  const Clock::time_point begun_;
-  // When the last record was written, in microseconds of the log's own clock.
-  uint64_t newest_ = 0;
-  // Sequence number of the first record that has not been seen.
-  uint64_t next_ = 0;
+  std::shared_ptr<Log> log_;
+};
+
+// A moment in the kernel's log: keeps what comes after it until it is known whose that is
+// (LoggedKills).
+class KernelLogMark : public KernelLogListener {
+ public:
+  KernelLogMark() { Listen(); }
+  void Hear(absl::string_view line) override;
+  const std::deque<std::string>& lines() const { return lines_; }
+
+ private:
+  // Those about OOM kills, and where lines were lost. Of kMostKept the oldest goes.
+  static constexpr size_t kMostKept = 64;
+
+  std::deque<std::string> lines_;
 };
 
 }  // namespace feather::oom

@@ -83,10 +83,10 @@ std::optional<absl::string_view> NameBelow(absl::string_view text, absl::string_
 
 }  // namespace
 
-UniqueFd OpenKernelLog(const std::string& path) {
+UniqueFd OpenKernelLog() {
   // Where kernel.dmesg_restrict is set, it takes a capability.
   RaisedCapabilities raised({CAP_SYSLOG});
-  UniqueFd log(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  UniqueFd log(open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   struct stat info {};
   const bool is_device = log && fstat(log.get(), &info) == 0 && S_ISCHR(info.st_mode);
   // In a container it may be a link to a terminal.
@@ -114,7 +114,6 @@ std::optional<KernelRecord> ParseRecord(absl::string_view record) {
   KernelRecord parsed;
   const bool ours = absl::SimpleAtoi(CutAt(record, ','), &priority) && priority < kSeverities;
   if (!absl::SimpleAtoi(CutAt(record, ','), &parsed.sequence)) return std::nullopt;
-  if (!absl::SimpleAtoi(CutAt(record, ','), &parsed.at)) return std::nullopt;
   CutAt(record, ';');
   if (ours) parsed.text = CutAt(record, '\n');
   return parsed;

@@ -29,9 +29,8 @@ namespace feather::oom {
 
 inline constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
 
-// /dev/kmsg, or what a test has for it, at the first record; invalid where that is no kernel's log,
-// or may not be read.
-UniqueFd OpenKernelLog(const std::string& path = "/dev/kmsg");
+// /dev/kmsg at the first record; invalid where that is no kernel's log, or may not be read.
+UniqueFd OpenKernelLog();
 // The longest record (CONSOLE_EXT_LOG_MAX).
 inline constexpr size_t kLongestRecord = 8192;
 // All records that there are, from where the descriptor is.
@@ -39,7 +38,6 @@ void ReadRecords(const UniqueFd& log, const std::function<void(absl::string_view
 
 struct KernelRecord {
   uint64_t sequence = 0;
-  uint64_t at = 0;  // in microseconds of the log's own clock
   // Empty if it is not the kernel that has written it.
   absl::string_view text;
 };

@@ -132,7 +132,7 @@ uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   if (kills > 0) cgroup.rose_at = Clock::now();
   // These first: the last choice may be of a kill that is not counted yet.
   std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
-    if (!kill.certain || !Contains(cgroup.processes, kill.pid)) return false;
+    if (!kill.certain || !Contains(cgroup.processes, kill.victim.pid)) return false;
     uint64_t& counted = cgroup.unlogged > 0 ? cgroup.unlogged : kills;
     counted -= std::min<uint64_t>(counted, 1);
     return true;
@@ -150,7 +150,7 @@ uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   });
   cgroup.unlogged += kills;
   std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
-    if (cgroup.unlogged == 0 || !Contains(cgroup.processes, kill.pid)) return false;
+    if (cgroup.unlogged == 0 || !Contains(cgroup.processes, kill.victim.pid)) return false;
     --cgroup.unlogged;
     return true;
   });
@@ -179,7 +179,7 @@ uint64_t SubtreeKills::TakeGone(const Cgroups& now, bool all) {
 
 uint64_t SubtreeKills::TakeUnnamed(const Cgroup& gone) {
   const uint64_t found = std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
-    return Contains(gone.processes, kill.pid);
+    return Contains(gone.processes, kill.victim.pid);
   });
   return found - std::min(found, gone.unlogged);
 }

@@ -1,11 +1,12 @@
 #include "oom/watch.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "oom/cgroup1.h"
 #include "oom/cgroup2.h"
-#include "oom/kernel_log.h"
+#include "oom/logged_kills.h"
 
 namespace feather::oom {
 
@@ -23,12 +24,16 @@ absl::StatusOr<uint64_t> CountKills(bool unified, const std::string& directory) 
 
 std::optional<Explanation> FindKillOfInit(const std::string& directory,
                                           const Beginning& beginning) {
-  KernelLog log(directory, beginning.at);
-  log.SawProcesses({beginning.init});
-  log.Read();
-  Explanation kill{directory, "", {}, log.Take()};
-  std::erase_if(kill.victims, [&](const Victim& victim) { return victim.pid != beginning.init; });
-  if (kill.victims.empty()) return std::nullopt;
+  LoggedKills log(directory, beginning.log.get());
+  std::vector<Victim> victims;
+  for (const LoggedKills::Named& kill : log.named())
+    if (kill.counted) victims.push_back(kill.victim);
+  for (const LoggedKills::Unnamed& kill : log.unnamed()) victims.push_back(kill.victim);
+  const auto init = std::find_if(victims.begin(), victims.end(), [&](const Victim& victim) {
+    return victim.pid == beginning.init;
+  });
+  if (init == victims.end()) return std::nullopt;
+  Explanation kill{directory, "", {}, {*init}};
   kill.counters.oom_kill = 1;
   return kill;
 }

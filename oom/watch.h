@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "runtime/base/async.h"
 
 namespace feather::oom {
+
+class KernelLogMark;
 
 // The counters of memory.events (cgroup2) or memory.oom_control (cgroup1, `oom_kill` only) as last
 // read. On both they count the container's cgroup and everything below it; with memory_localevents
@@ -52,8 +53,9 @@ struct Beginning {
   // an earlier watch had told. nullopt: what is counted when the watch starts, so that a kill
   // before that is not told.
   std::optional<uint64_t> kills;
-  // No line of the kernel's log from before is of the container.
-  Clock::time_point at = Clock::now();
+  // The kernel's log from before the OCI runtime made the container; nullptr: from the watch's
+  // start on.
+  std::shared_ptr<KernelLogMark> log;
   // Its first process, which is in none of the cgroup's lists if it has ended; 0: not known.
   pid_t init = 0;
   // cgroup2 is mounted with memory_localevents: a counter leaves out the cgroups below.
@@ -67,8 +69,9 @@ struct Beginning {
 //   cgroupfs.h         reads and parses the files
 //   account.h          decides which readings are told
 //   kernel_record.h    reads and parses the kernel's log
-//   explainer.h        asks it (kernel_log.h) who was killed
-//   logged_kills.h     what it has got since the watch's start
+//   kernel_log.h       hears it from a moment on
+//   logged_kills.h     the kills in that
+//   explainer.h        tells who was killed
 //   subtree_kills.h    adds that, for cgroups that are gone before they were read, and, where
 //                      counters are of one cgroup each, those of the cgroups below
 //   siblings.h         what a scope of systemd's that is gone had, by the counts of others

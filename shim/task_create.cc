@@ -7,6 +7,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "oom/kernel_log.h"
 #include "proto/events.pb.h"
 #include "runtime/base/log.h"
 #include "runtime/base/no_memory.h"
@@ -67,6 +68,7 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
     for (const std::string& directory : PossibleMemoryCgroups(*unified, path, request.id())) {
       ASSIGN_OR_RETURN(task->kills_before[directory], oom::CountKills(*unified, directory));
     }
+    task->beginning.log = std::make_shared<oom::KernelLogMark>();
   }
   // It is for the case that this process is killed: no reason not to run the
   // container. Last, since whatever fails from here on forgets it.

@@ -264,6 +264,7 @@ void TaskService::StartOomWatch(Task& task) {
       [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });
   if (watch.ok()) {
     task.oom_watch = *std::move(watch);
+    task.beginning.log.reset();
   } else {
     LogWarning("OOM kills of this container cannot be reported",
                {{"error", std::string(watch.status().message())}, {"id", task.id()}});

@@ -14,7 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "oom/cgroupfs.h"
-#include "oom/kernel_log.h"
+#include "oom/logged_kills.h"
 #include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
 #include "tests/support/memory_cgroup.h"
@@ -182,24 +182,26 @@ TEST_F(OomKernel, AGroupKillCountsEachProcessAndTheGroupOnce) {
 }
 
 // The removal of a cgroup does not take its victims' lines along, nor is the order of the two lines
-// ever another (oom/kernel_log.h).
+// ever another (oom/kernel_record.h).
 TEST_F(OomKernel, TheLogHasTheVictimsCgroupAndThenItsPid) {
   // The first line is not written more than ten times in five seconds.
-  std::vector<oom::Victim> victims;
+  std::vector<oom::LoggedKills::Named> kills;
   pid_t pid = 0;
-  for (int attempt = 0; attempt < 60 && victims.empty(); ++attempt) {
+  for (int attempt = 0; attempt < 60 && kills.empty(); ++attempt) {
     if (attempt > 0) usleep(200'000);
-    oom::KernelLog log(leaf_->path());
+    oom::LoggedKills log(leaf_->path());
     Member victim(*leaf_, [] { EatMemory(kTooMuch); });
     pid = victim.pid();
     EXPECT_TRUE(victim.RunToItsKill());
     log.Read();
-    victims = log.Take();
+    kills = log.named();
   }
-  ASSERT_EQ(victims.size(), 1u);
-  EXPECT_EQ(victims[0].pid, pid);
-  EXPECT_EQ(victims[0].name, "oom_kernel_test");
-  EXPECT_EQ(victims[0].limit_of, oom::NameInHierarchy(leaf_->path()));
+  ASSERT_EQ(kills.size(), 1u);
+  EXPECT_TRUE(kills[0].counted);
+  EXPECT_EQ(kills[0].directory, leaf_->path());
+  EXPECT_EQ(kills[0].victim.pid, pid);
+  EXPECT_EQ(kills[0].victim.name, "oom_kernel_test");
+  EXPECT_EQ(kills[0].victim.limit_of, oom::NameInHierarchy(leaf_->path()));
 }
 
 }  // namespace

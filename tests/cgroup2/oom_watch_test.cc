@@ -19,7 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "oom/account.h"
-#include "oom/kernel_log.h"
+#include "oom/logged_kills.h"
 #include "oom/kernel_record.h"
 #include "oom/watch.h"
 #include "runtime/base/file.h"
@@ -467,10 +467,10 @@ class OomScope : public OomWatch {
     for (int attempt = 0; attempt < 60 && !named; ++attempt) {
       MemoryCgroup cgroup(parent_->path(), "probe");
       cgroup.Limit(kLimit);
-      KernelLog log(cgroup.path());
+      LoggedKills log(cgroup.path());
       KillOne(cgroup);
       log.Read();
-      named = !log.Take().empty();
+      named = !log.named().empty();
       if (!named) usleep(200'000);
     }
     ASSERT_TRUE(named);

@@ -6,7 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "oom/cgroupfs.h"
-#include "oom/kernel_log.h"
+#include "oom/kernel_record.h"
+#include "oom/logged_kills.h"
 #include "runtime/cgroup.h"
 #include "runtime/cgroup_files.h"
 #include "tests/fuzz/support.h"
@@ -26,10 +27,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)feather::PartitionName(text, 8, 0);
   (void)feather::HugePageSize(text);
   (void)feather::oom::ParseCounters(text);
-  feather::oom::KernelLog log("/sys/fs/cgroup/memory/x");
-  log.SawProcesses({1, 4711});
-  log.Add(text);
-  if (log.Take().size() > 1) abort();
+  static feather::oom::LoggedKills log("/sys/fs/cgroup/memory/x");
+  log.named().clear();
+  log.unnamed().clear();
+  if (const auto record = feather::oom::ParseRecord(text)) log.Hear(record->text);
+  if (log.named().size() + log.unnamed().size() > 1) abort();
   return 0;
 }
 

@@ -1,209 +1,351 @@
-// Records as Linux 6.1 and 6.18 write them.
+// The kernel's log as its listeners hear it, and what is told of a victim by it. A pipe stands for
+// /dev/kmsg, of which each write is one record; the records are as Linux 6.1 and 6.18 write them.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
+#include <asio/io_context.hpp>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "oom/explainer.h"
 #include "oom/kernel_log.h"
-#include "tests/support/memory_cgroup.h"
+#include "oom/kernel_record.h"
+#include "oom/logged_kills.h"
+#include "tests/support/mount_namespace.h"
+#include "tests/support/shim_bundle.h"
 
 namespace feather::oom {
 namespace {
 
-constexpr char kLater[] = "9000000000000000";
+using Words = std::vector<std::string>;
 
-// A cgroup's directory that is there whatever this machine has: what counts is its name below a
-// mount point.
-class OomKernelLog : public testing::Test {
- protected:
-  OomKernelLog() : directory_(test::Cgroup1MemoryRoot().value_or("/sys/fs/cgroup")) {}
-
-  void SetUp() override {
-    const std::string name = absl::StrCat("feather-test-", getpid());
-    cgroup_.emplace(directory_, name);
-    name_ = "/" + name;
-    log_.emplace(cgroup_->path());
+class Listener : public KernelLogListener {
+ public:
+  Listener() { Listen(); }
+  void Hear(absl::string_view line) override {
+    if (line == refused) throw std::bad_alloc();
+    heard.emplace_back(line);
   }
 
-  std::string Record(const std::string& text, const std::string& at = kLater, int priority = 3) {
-    return absl::StrCat(priority, ",", ++sequence_, ",", at, ",-;", text, "\n SUBSYSTEM=x\n");
+  Words heard;
+  std::string refused = "no such line";
+};
+
+class OomKernelLog : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (LogNameOf(files_.path()).empty() || !KnowsPidsOfLog())
+      GTEST_SKIP() << "in namespaces of its own";
+    ASSERT_TRUE(mounts_.entered()) << strerror(errno);
+    int pipe[2];
+    ASSERT_EQ(pipe2(pipe, O_DIRECT | O_CLOEXEC), 0) << strerror(errno);
+    // Each record takes a page; a write fails where there is no room.
+    ASSERT_GT(fcntl(pipe[1], F_SETPIPE_SZ, 1 << 20), 0) << strerror(errno);
+    ASSERT_EQ(fcntl(pipe[1], F_SETFL, O_DIRECT | O_NONBLOCK), 0) << strerror(errno);
+    reader_.Reset(pipe[0]);
+    log_.Reset(pipe[1]);
+    std::filesystem::create_symlink(absl::StrCat("/proc/self/fd/", pipe[0]), dev_.path() + "/kmsg");
+    ASSERT_EQ(mount(dev_.path().c_str(), "/dev", nullptr, MS_BIND, nullptr), 0) << strerror(errno);
+  }
+
+  void WriteRecord(const std::string& record) {
+    EXPECT_EQ(write(log_.get(), record.data(), record.size()), static_cast<ssize_t>(record.size()));
+  }
+  void Write(const std::string& line, int priority = 3) {
+    WriteRecord(absl::StrCat(priority, ",", ++sequence_, ",123456,-;", line, "\n SUBSYSTEM=x\n"));
   }
   void Choose(int pid, const std::string& cgroup, const std::string& name = "dd",
               const std::string& cpuset = "/") {
-    log_->Add(Record(absl::StrCat("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=",
-                                  cpuset, ",mems_allowed=0,oom_memcg=/pod,task_memcg=", cgroup,
-                                  ",task=", name, ",pid=", pid, ",uid=0")));
+    Write(absl::StrCat("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=", cpuset,
+                       ",mems_allowed=0,oom_memcg=/pod,task_memcg=", cgroup, ",task=", name,
+                       ",pid=", pid, ",uid=0"));
   }
-  std::string Killed(int pid, const std::string& at = kLater, int priority = 3,
-                     const std::string& name = "dd") {
-    return Record(absl::StrCat("Memory cgroup out of memory: Killed process ", pid, " (", name,
-                               ") total-vm:206680kB, anon-rss:48000kB, file-rss:8kB, UID:0"),
-                  at, priority);
-  }
-  // "PID NAME LIMIT_OF" of each.
-  std::vector<std::string> Taken() {
-    std::vector<std::string> taken;
-    for (const Victim& victim : log_->Take())
-      taken.push_back(absl::StrCat(victim.pid, " ", victim.name, " ", victim.limit_of));
-    return taken;
+  void Kill(int pid, const std::string& name = "dd") {
+    Write(absl::StrCat("Memory cgroup out of memory: Killed process ", pid, " (", name,
+                       ") total-vm:206680kB, anon-rss:48000kB, file-rss:8kB, UID:0"));
   }
 
-  const std::string directory_;
-  std::optional<test::MemoryCgroup> cgroup_;
-  std::string name_;
-  std::optional<KernelLog> log_;
+  test::TestDirectory files_, dev_;
+  test::MountNamespace mounts_;
+  UniqueFd reader_, log_;
   int sequence_ = 0;
 };
 
-using Words = std::vector<std::string>;
-
-TEST_F(OomKernelLog, TellsAKilledProcessOfTheContainerOnce) {
-  log_->SawProcesses({41, 42});
-  log_->Add(Killed(42));
-  log_->Add(Killed(42));
-  log_->Add(Killed(4));
-  log_->Add(Killed(421));
-  EXPECT_EQ(Taken(), (Words{"42 dd "}));
-  EXPECT_EQ(Taken(), Words{});
+TEST_F(OomKernelLog, IsHeardByAllFromWhereEachBegan) {
+  Listener first;
+  Write("a");
+  Write("b");
+  Listener second;
+  EXPECT_EQ(first.heard, (Words{"a", "b"}));
+  Write("c");
+  second.Read();
+  EXPECT_EQ(first.heard, (Words{"a", "b", "c"}));
+  EXPECT_EQ(second.heard, (Words{"c"}));
 }
 
-TEST_F(OomKernelLog, TellsAProcessOfItsCgroupThatNobodyKnew) {
+TEST_F(OomKernelLog, IsHeardWithItsGapsAndWithoutWhatTheKernelHasNotWritten) {
+  Listener listener;
+  Write("a");
+  ++sequence_;
+  Write("b");
+  Write("another's", 11);
+  Write("c");
+  listener.Read();
+  EXPECT_EQ(listener.heard, (Words{"a", "", "b", "c"}));
+}
+
+TEST_F(OomKernelLog, IsHeardByTheOthersWhereOneHasNoMemoryForALine) {
+  Listener first, second;
+  first.refused = second.refused = "b";
+  Listener third;
+  for (const char* line : {"a", "b", "c"}) Write(line);
+  first.Read();
+  EXPECT_EQ(first.heard, (Words{"a", "c"}));
+  EXPECT_EQ(second.heard, (Words{"a", "c"}));
+  EXPECT_EQ(third.heard, (Words{"a", "b", "c"}));
+}
+
+TEST_F(OomKernelLog, IsNotHeardWhereItIsRubbish) {
+  Listener listener;
+  for (const char* record : {",", ";", ",,,;", "3,x,5,-;a", "x", "\n", "3"}) WriteRecord(record);
+  listener.Read();
+  EXPECT_EQ(listener.heard, Words{});
+}
+
+// What the kills of a container are taken from.
+class OomLoggedVictims : public OomKernelLog {
+ protected:
+  void SetUp() override {
+    OomKernelLog::SetUp();
+    if (IsSkipped()) return;
+    name_ = LogNameOf(files_.path());
+    kills_.emplace(files_.path());
+  }
+
+  // "PID NAME LIMIT_OF" of each that is counted.
+  Words Named() {
+    kills_->Read();
+    Words named;
+    for (const LoggedKills::Named& kill : kills_->named())
+      if (kill.counted)
+        named.push_back(
+            absl::StrCat(kill.victim.pid, " ", kill.victim.name, " ", kill.victim.limit_of));
+    return named;
+  }
+  std::vector<pid_t> Unnamed() {
+    kills_->Read();
+    std::vector<pid_t> pids;
+    for (const LoggedKills::Unnamed& kill : kills_->unnamed()) pids.push_back(kill.victim.pid);
+    return pids;
+  }
+
+  std::string name_;
+  std::optional<LoggedKills> kills_;
+};
+
+TEST_F(OomLoggedVictims, AreNamedInTheCgroupAndBelow) {
   Choose(7, name_);
-  log_->Add(Killed(7));
+  Kill(7);
   Choose(8, name_ + "/below");
-  log_->Add(Killed(8));
-  EXPECT_EQ(Taken(), (Words{"7 dd /pod", "8 dd /pod"}));
+  Kill(8);
+  EXPECT_EQ(Named(), (Words{"7 dd /pod", "8 dd /pod"}));
+  EXPECT_EQ(kills_->named()[1].directory, files_.path() + "/below");
+  EXPECT_TRUE(Unnamed().empty());
 }
 
 // The log has what is not printable ASCII, and a backslash, as \xNN.
-TEST_F(OomKernelLog, KnowsItsCgroupByTheNameThatTheLogHas) {
-  const std::string name = absl::StrCat("feather-test-", getpid(), "-a\\x2db\xc3\xa9");
-  const test::MemoryCgroup cgroup(directory_, name);
-  log_.emplace(cgroup.path());
-  Choose(7, absl::StrCat("/feather-test-", getpid(), "-a\\x5cx2db\\xc3\\xa9"));
-  log_->Add(Killed(7));
-  EXPECT_EQ(Taken(), (Words{"7 dd /pod"}));
+TEST_F(OomLoggedVictims, AreNamedAsTheLogWritesIt) {
+  const std::string directory = files_.path() + "/a\\x2db\xc3\xa9";
+  std::filesystem::create_directory(directory);
+  kills_.emplace(directory);
+  Choose(7, name_ + "/a\\x5cx2db\\xc3\\xa9");
+  Kill(7);
+  EXPECT_EQ(Named(), (Words{"7 dd /pod"}));
 }
 
-TEST_F(OomKernelLog, TellsTheFirstVictimOfAGroupOnce) {
-  log_->SawProcesses({7, 8});
-  Choose(7, name_);
-  log_->Add(Killed(7));
-  log_->Add(Record("Tasks in /pod are going to be killed due to memory.oom.group set"));
-  log_->Add(Killed(7));
-  log_->Add(Killed(8));
-  EXPECT_EQ(Taken(), (Words{"7 dd /pod", "8 dd "}));
-}
-
-TEST_F(OomKernelLog, LeavesOutOtherCgroups) {
+TEST_F(OomLoggedVictims, AreNotThoseOfOtherCgroups) {
   for (const std::string& other : {name_ + "x", "/x" + name_, std::string("/"), std::string("")}) {
     Choose(7, other);
-    log_->Add(Killed(7));
+    Kill(7);
   }
-  EXPECT_EQ(Taken(), Words{});
+  EXPECT_EQ(Named(), Words{});
+  EXPECT_TRUE(Unnamed().empty());
 }
 
 // Names are the container's own choice.
-TEST_F(OomKernelLog, IsNotMisledByNamesOfProcessesAndCgroups) {
+TEST_F(OomLoggedVictims, AreNotMistakenForTheNamesOfProcessesAndCgroups) {
   Choose(7, "/evil", absl::StrCat("a,task_memcg=", name_, ",task=b,pid=7,uid=0"));
-  log_->Add(Killed(7));
+  Kill(7);
   Choose(8, absl::StrCat("/evil/a,task_memcg=", name_, ",task=b,pid=8"));
-  log_->Add(Killed(8));
+  Kill(8);
   Choose(9, "/evil", "dd", absl::StrCat("a,task_memcg=", name_, ",task=b,pid=9,uid=0"));
-  log_->Add(Killed(9));
-  log_->Add(Record(absl::StrCat(
-      "Tasks in /evil/Memory cgroup out of memory: Killed process 41 (a) total-vm:1kB are going")));
-  EXPECT_EQ(Taken(), Words{});
-  log_->SawProcesses({41});
-  log_->Add(Record("x: Killed process 41 (a) total-vm:1kB"));
-  EXPECT_EQ(Taken(), Words{});
+  Kill(9);
+  Write("Tasks in /evil/Memory cgroup out of memory: Killed process 41 (a) total-vm:1kB are going");
+  Write("x: Killed process 41 (a) total-vm:1kB");
+  EXPECT_EQ(Named(), Words{});
+  EXPECT_TRUE(Unnamed().empty());
   Choose(10, name_, "a,pid=1,uid=0");
-  log_->Add(Killed(10, kLater, 3, "a) total-vm:1 ("));
-  EXPECT_EQ(Taken(), (Words{"10 a) total-vm:1 ( /pod"}));
+  Kill(10, "a) total-vm:1 (");
+  EXPECT_EQ(Named(), (Words{"10 a) total-vm:1 ( /pod"}));
 }
 
 // The second line names a thread where the process' first one has ended.
-TEST_F(OomKernelLog, TellsAProcessWhoseFirstThreadHasEnded) {
-  log_->SawProcesses({7});
+TEST_F(OomLoggedVictims, AreTheProcessesWhoseFirstThreadHasEnded) {
   Choose(7, name_);
-  log_->Add(Killed(70));
-  log_->Add(Killed(7));
-  EXPECT_EQ(Taken(), (Words{"7 dd /pod"}));
+  Kill(70);
+  EXPECT_EQ(Named(), (Words{"7 dd /pod"}));
 }
 
-TEST_F(OomKernelLog, DoesNotTakeAChoiceForTheKillAfterAGapOrAfterTheOneThatWasSkipped) {
+TEST_F(OomLoggedVictims, AreNotTheChosenAfterAGapOrAfterOneThatWasSkipped) {
   Choose(7, name_);
   ++sequence_;
-  log_->Add(Killed(8));
+  Kill(8);
   Choose(7, name_);
-  log_->Add(Record("Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip"));
-  log_->Add(Killed(8));
-  EXPECT_EQ(Taken(), Words{});
+  Write("Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip");
+  Kill(9);
+  EXPECT_EQ(Named(), Words{});
+  EXPECT_EQ(Unnamed(), (std::vector<pid_t>{8, 9}));
 }
 
-TEST_F(OomKernelLog, DoesNotTakeAnOldChoiceForALaterKill) {
+TEST_F(OomLoggedVictims, AreNotTheChosenOfBeforeTheLastChoice) {
   Choose(7, name_);
   Choose(8, "/other");
-  log_->Add(Killed(7));
-  log_->Add(Killed(8));
-  EXPECT_EQ(Taken(), Words{});
+  Kill(7);
+  Kill(8);
+  EXPECT_EQ(Named(), Words{});
 }
 
-TEST_F(OomKernelLog, LeavesOutWhatIsOlderThanTheContainer) {
-  log_->SawProcesses({42});
-  log_->Add(Killed(42, "1"));
-  log_->Add(Record("something else"));
-  EXPECT_EQ(Taken(), Words{});
+TEST_F(OomLoggedVictims, AreNoneOfBrokenLines) {
+  const std::string line = "Memory cgroup out of memory: Killed process 42 (dd) total-vm:1kB";
+  for (size_t size = 0; size <= line.find("42"); ++size) Write(line.substr(0, size));
+  Write("Memory cgroup out of memory: Killed process x");
+  for (const char* end : {",task=,pid=,uid=", ",task=", ""})
+    Write(absl::StrCat("oom-kill:,task_memcg=", name_, end));
+  Write("oom-kill:");
+  EXPECT_EQ(Named(), Words{});
+  EXPECT_TRUE(Unnamed().empty());
 }
 
-TEST_F(OomKernelLog, LeavesOutWhatTheKernelHasNotWritten) {
-  log_->SawProcesses({42});
-  log_->Add(Killed(42, kLater, 11));
-  EXPECT_EQ(Taken(), Words{});
+TEST_F(OomLoggedVictims, AreThoseSinceTheMarkAndNoneFromBefore) {
+  kills_.reset();
+  const Listener listener;
+  Choose(6, name_);
+  Kill(6);
+  const KernelLogMark mark;
+  Choose(7, name_);
+  Kill(7);
+  Write("another line");
+  Choose(8, name_);
+  kills_.emplace(files_.path(), &mark);
+  Kill(8);
+  EXPECT_EQ(Named(), (Words{"7 dd /pod", "8 dd /pod"}));
+  EXPECT_EQ(mark.lines().size(), 4u);
 }
 
-TEST_F(OomKernelLog, PassesOverRecordsThatWereThereBefore) {
-  log_->SawProcesses({42});
-  const std::string first = Killed(1), second = Killed(42);
-  log_->Add(second);
-  EXPECT_EQ(Taken().size(), 1u);
-  log_->SawProcesses({1, 42});
-  log_->Add(first);
-  log_->Add(second);
-  EXPECT_EQ(Taken(), Words{});
-}
-
-TEST_F(OomKernelLog, TakesRubbishForNothing) {
-  log_->SawProcesses({42});
-  // Each a record of its own.
-  for (size_t size = 0; size < Killed(42).find(" (dd"); ++size) {
-    const std::string whole = Killed(42);
-    log_->Add(whole.substr(0, std::min(size, whole.find("42") + 1)));
+TEST_F(OomLoggedVictims, AreTheLastOnesOfAMarkThatNobodyAskedForLong) {
+  KernelLogMark mark;
+  for (int pid = 1; pid <= 1000; ++pid) {
+    Kill(pid);
+    mark.Read();
   }
-  for (const char* record : {"", ",", ";", ",,,;", "3,999,x,-;Killed process 42 ", "\n", "3"})
-    log_->Add(record);
-  log_->Add(absl::StrCat("3,1000,", kLater, ",-;Memory cgroup out of memory: Killed process x"));
-  log_->Add(absl::StrCat("3,1001,", kLater, ",-;oom-kill:,task_memcg=", name_, ",task=,pid=,uid="));
-  log_->Add(absl::StrCat("3,1002,", kLater, ",-;oom-kill:,task_memcg=", name_, ",task="));
-  log_->Add(absl::StrCat("3,1003,", kLater, ",-;oom-kill:"));
-  EXPECT_EQ(Taken(), Words{});
+  kills_.emplace(files_.path(), &mark);
+  ASSERT_FALSE(Unnamed().empty());
+  EXPECT_LE(mark.lines().size(), 64u);
+  EXPECT_EQ(Unnamed().back(), 1000);
 }
 
-TEST_F(OomKernelLog, ReadsTheLogOfThisMachineAndOnesThatAreNotThere) {
-  log_->SawProcesses({1});
-  const auto before = test::OpenDescriptors();
-  log_->Read();
-  log_->Read();
-  log_->Close();
-  EXPECT_EQ(test::OpenDescriptors(), before);
-  log_->Read("/no/such/log");
-  EXPECT_EQ(test::OpenDescriptors(), before);
-  EXPECT_EQ(Taken(), Words{});
+TEST_F(OomLoggedVictims, MayBeAnInitThatNobodyWatched) {
+  Beginning beginning;
+  beginning.init = 7;
+  Kill(7);
+  beginning.log = std::make_shared<KernelLogMark>();
+  Kill(8);
+  EXPECT_FALSE(FindKillOfInit(files_.path(), beginning));
+  Kill(7);
+  const auto kill = FindKillOfInit(files_.path(), beginning);
+  ASSERT_TRUE(kill);
+  ASSERT_EQ(kill->victims.size(), 1u);
+  EXPECT_EQ(kill->victims[0].pid, 7);
+  EXPECT_EQ(kill->counters.oom_kill, 1u);
+}
+
+// Of a container, told by name or by the processes that were seen.
+class OomExplainer : public OomKernelLog {
+ protected:
+  void SetUp() override {
+    OomKernelLog::SetUp();
+    if (IsSkipped()) return;
+    name_ = LogNameOf(files_.path());
+    explainer_ = std::make_shared<Explainer>(
+        io_, files_.path(), "limit", Beginning{}, [this](const Explanation& explanation) {
+          for (const Victim& victim : explanation.victims)
+            told_.push_back(absl::StrCat(victim.pid, " ", victim.name, " ", victim.limit_of));
+        });
+  }
+  void TearDown() override {
+    if (explainer_) explainer_->Drop();
+    io_.run();
+  }
+
+  // What a kill that is counted now is explained by.
+  Words Explained() {
+    told_.clear();
+    explainer_->KillsCounted(Counters{}, /*told=*/true);
+    return told_;
+  }
+
+  asio::io_context io_;
+  std::string name_;
+  std::shared_ptr<Explainer> explainer_;
+  Words told_;
+};
+
+TEST_F(OomExplainer, NamesAProcessThatWasSeenOnce) {
+  explainer_->SawProcesses({41, 42});
+  Kill(42);
+  Kill(42);
+  Kill(4);
+  Kill(421);
+  EXPECT_EQ(Explained(), (Words{"42 dd "}));
+  EXPECT_EQ(Explained(), Words{});
+}
+
+TEST_F(OomExplainer, NamesAProcessThatIsThereNoMore) {
+  explainer_->SawProcesses({41, 42});
+  explainer_->SawProcesses({41});
+  explainer_->SawProcesses({});
+  Kill(42);
+  EXPECT_EQ(Explained(), (Words{"42 dd "}));
+}
+
+TEST_F(OomExplainer, NamesTheFirstVictimOfAGroupOnce) {
+  explainer_->SawProcesses({7, 8});
+  Choose(7, name_);
+  Kill(7);
+  Write("Tasks in /pod are going to be killed due to memory.oom.group set");
+  Kill(7);
+  Kill(8);
+  EXPECT_EQ(Explained(), (Words{"7 dd /pod", "8 dd "}));
+}
+
+TEST_F(OomExplainer, LeavesTheProcessesOfOthersOut) {
+  explainer_->SawProcesses({41});
+  Kill(42);
+  Choose(43, "/other");
+  Kill(43);
+  EXPECT_EQ(Explained(), Words{});
+  // They were before the next.
+  explainer_->SawProcesses({42});
+  EXPECT_EQ(Explained(), Words{});
 }
 
 }  // namespace

@@ -68,11 +68,12 @@ class OomLoggedKills : public testing::Test {
         "0,oom_memcg=/pod,task_memcg=", cgroup, ",task=", name, ",pid=", pid, ",uid=0");
   }
   void Choose(const std::string& name, int pid) {
-    log_->Add(Choice(LogNameOf(files_.path()) + absl::StrReplaceAll(name, {{"\\", "\\x5c"}}), pid));
+    log_->Hear(
+        Choice(LogNameOf(files_.path()) + absl::StrReplaceAll(name, {{"\\", "\\x5c"}}), pid));
   }
   void Kill(int pid) {
-    log_->Add(absl::StrCat("Memory cgroup out of memory: Killed process ", pid,
-                           " (dd) total-vm:206680kB, anon-rss:48000kB"));
+    log_->Hear(absl::StrCat("Memory cgroup out of memory: Killed process ", pid,
+                            " (dd) total-vm:206680kB, anon-rss:48000kB"));
   }
 
   static constexpr pid_t kInit = 1000;
@@ -119,10 +120,10 @@ class OomSubtreeKills : public OomLoggedKills {
 // Another's line may break the kernel's in two.
 TEST_F(OomLoggedKills, HasTheVictimsPidWhereNoNameMeansAnythingAndTheChoiceHasNone) {
   LoggedKills log(files_.path() + "/nowhere");
-  log.Add("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)");
-  log.Add("Memory cgroup out of memory: Killed process 7 (dd) total-vm:206680kB");
+  log.Hear("oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)");
+  log.Hear("Memory cgroup out of memory: Killed process 7 (dd) total-vm:206680kB");
   ASSERT_EQ(log.unnamed().size(), 1u);
-  EXPECT_EQ(log.unnamed()[0].pid, 7);
+  EXPECT_EQ(log.unnamed()[0].victim.pid, 7);
 }
 
 TEST_F(OomSubtreeKills, TakesTheKillOfACgroupThatWasNeverSeenFromTheLogOnce) {
@@ -275,13 +276,13 @@ TEST_F(OomSubtreeKills, LeavesOutWhatIsElsewhereOrNotKilled) {
   EXPECT_EQ(Read(), 0u);
   const std::string name = LogNameOf(files_.path());
   for (const std::string& other : {name + "x", "/x" + name, std::string("/"), std::string("")}) {
-    log_->Add(Choice(other, 7));
+    log_->Hear(Choice(other, 7));
     Kill(7);
   }
-  log_->Add(Choice("/evil", 7, absl::StrCat("a,task_memcg=", name, "/b,task=c,pid=7,uid=0")));
-  log_->Add(Choice(name + "/b,task=c", 7));
+  log_->Hear(Choice("/evil", 7, absl::StrCat("a,task_memcg=", name, "/b,task=c,pid=7,uid=0")));
+  log_->Hear(Choice(name + "/b,task=c", 7));
   Choose("/b", 7);
-  log_->Add(
+  log_->Hear(
       "Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip killing the task");
   Remove("/a");
   EXPECT_EQ(Read(), 0u);
@@ -336,7 +337,7 @@ TEST_F(OomSubtreeKills, TakesTheKillOfAProcessWhoseFirstThreadHasEnded) {
 TEST_F(OomSubtreeKills, TakesTheKillOfAProcessAfterAnothersChoice) {
   Count("/a", 0, "7\n");
   EXPECT_EQ(Read(), 0u);
-  log_->Add(Choice("/other", 8));
+  log_->Hear(Choice("/other", 8));
   Kill(7);
   Remove("/a");
   EXPECT_EQ(Read(), 1u);
@@ -412,7 +413,7 @@ TEST_F(OomKillsInOneCount, AreThoseOfTheCgroupOrOfItsProcessesWhenItIsGone) {
   Kill(10);
   Kill(8);
   Kill(11);
-  log_->Add(Choice("/other", 7));
+  log_->Hear(Choice("/other", 7));
   Kill(7);
   // The reading that finds the cgroup gone has begun before it does.
   kills_->ReadLog();
