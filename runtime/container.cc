@@ -129,12 +129,19 @@ Async<absl::Status> Container::PrepareStdio(std::shared_ptr<Process> process) {
 Async<absl::Status> Container::CreateInit() {
   // A restored init gets its streams when Start makes it: nothing runs until then.
   if (init_->state == ProcessState::kCreatedCheckpoint) co_return absl::OkStatus();
+  MakesInit create = [this](OciRuntime::CreateArgs args) {
+    args.no_new_keyring = config_.options.no_new_keyring;
+    return runtime_.Create(std::move(args));
+  };
+  co_return co_await MakeInit(std::move(create));
+}
+
+Async<absl::Status> Container::MakeInit(MakesInit make) {
   CO_RETURN_IF_ERROR(co_await PrepareStdio(init_));
   OciRuntime::CreateArgs args;
   args.pid_file = PidFile("");
   args.console_socket = init_->stdio->console_socket();
   args.no_pivot_root = config_.options.no_pivot_root;
-  args.no_new_keyring = config_.options.no_new_keyring;
   args.stdio = init_->stdio->child_fds();
   args.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
 
@@ -142,7 +149,8 @@ Async<absl::Status> Container::CreateInit() {
   // Somebody else's container of this id, which the OCI runtime is about to complain of.
   const bool foreign = runtime_.HasState();
   made_ = !foreign;
-  absl::Status status = co_await runtime_.Create(std::move(args));
+  Async<absl::Status> making = make(std::move(args));
+  absl::Status status = co_await std::move(making);
   made_ = status.ok() || (!foreign && runtime_.HasState());
   CO_RETURN_IF_ERROR(status);
   CO_RETURN_IF_ERROR(AdoptInit());
@@ -193,7 +201,12 @@ Async<absl::Status> Container::Start(ExitHold* hold) {
     } catch (const std::bad_alloc&) {
       restored = NoMemoryError();
     }
-    if (restored.ok()) co_return restored;
+    if (restored.ok()) {
+      init_->state = ProcessState::kRunning;
+      co_return restored;
+    }
+    // For a deletion, if what undoes it is refused memory.
+    left_over_ = made_;
     if (made_) co_await DeleteFailed();
     if (init_->stdio) co_await init_->stdio->Close();
     co_return restored;
@@ -205,30 +218,16 @@ Async<absl::Status> Container::Start(ExitHold* hold) {
 }
 
 Async<absl::Status> Container::Restore() {
-  CO_RETURN_IF_ERROR(co_await PrepareStdio(init_));
-  OciRuntime::RestoreArgs args;
-  args.image_path = config_.checkpoint;
-  args.work_path = config_.options.criu_work_path.empty() ? config_.bundle + "/work"
-                                                          : config_.options.criu_work_path;
-  args.parent_path = config_.parent_checkpoint;
-  args.create.pid_file = PidFile("");
-  args.create.console_socket = init_->stdio->console_socket();
-  args.create.no_pivot_root = config_.options.no_pivot_root;
-  args.create.stdio = init_->stdio->child_fds();
-  args.create.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
-  std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
-  const bool foreign = runtime_.HasState();
-  // For a deletion, if this is refused memory and so is what undoes it.
-  made_ = left_over_ = !foreign;
-  absl::Status status = co_await runtime_.Restore(std::move(args));
-  made_ = left_over_ = status.ok() || (!foreign && runtime_.HasState());
-  CO_RETURN_IF_ERROR(status);
-  CO_RETURN_IF_ERROR(AdoptInit());
-  expectation.reset();
-  CO_RETURN_IF_ERROR(co_await init_->stdio->Attach());
-  init_->state = ProcessState::kRunning;
-  left_over_ = false;
-  co_return absl::OkStatus();
+  MakesInit restore = [this](OciRuntime::CreateArgs create) {
+    OciRuntime::RestoreArgs args;
+    args.image_path = config_.checkpoint;
+    args.work_path = config_.options.criu_work_path.empty() ? config_.bundle + "/work"
+                                                            : config_.options.criu_work_path;
+    args.parent_path = config_.parent_checkpoint;
+    args.create = std::move(create);
+    return runtime_.Restore(std::move(args));
+  };
+  co_return co_await MakeInit(std::move(restore));
 }
 
 Async<absl::Status> Container::Pause() {

@@ -125,12 +125,15 @@ class Container : public std::enable_shared_from_this<Container> {
 
   Async<absl::Status> PrepareStdio(std::shared_ptr<Process> process);
   Async<absl::Status> CreateInit();
+  Async<absl::Status> Restore();
+  // Makes the init by one of the OCI runtime's commands, which is given what both need.
+  using MakesInit = std::function<Async<absl::Status>(OciRuntime::CreateArgs)>;
+  Async<absl::Status> MakeInit(MakesInit make);
   // What is to be done at once when the OCI runtime has made the init.
   absl::Status AdoptInit();
   // The process of an exec of which no pid is known: the one child of this process in the
   // container's cgroup that nobody has claimed. 0 if there is none, or more than one.
   pid_t FindUnclaimed() const;
-  Async<absl::Status> Restore();
   // After an error of a creation. left_over_ unless it has succeeded.
   Async<> UndoCreation();
   // After an error of a creation or restoration: what the OCI runtime has made must not outlive it.
