@@ -138,17 +138,11 @@ TEST_P(FailingSyscall, LetsRequestsToARunningContainerBeRepeated) {
   Container& c = NewMember("a");
   ASSERT_THAT(c.Run(), IsOk());
   Remember();
-  task::UpdateTaskRequest update;
-  update.set_id("a");
-  update.mutable_resources()->set_value(R"({"pids": {"limit": 77}})");
-  task::StatsRequest stats;
-  stats.set_id("a");
+  auto requests = RequestsToRunning(c, "");
   auto all = [&] {
-    absl::Status first = c.Pause();
+    absl::Status first = requests.at("Pause")();
     first.Update(c.Resume());
-    first.Update(c.Call<google::protobuf::Empty>("Update", update).status());
-    first.Update(c.Call<task::StatsResponse>("Stats", stats).status());
-    first.Update(c.Pids().status());
+    for (const char* name : {"Update", "Stats", "Pids"}) first.Update(requests.at(name)());
     return first;
   };
   Each("Pause, Resume, Update, Stats and Pids", all, [&](const absl::Status& status) {
@@ -173,19 +167,11 @@ TEST_P(FailingSyscall, LetsRequestsThatChangeNoStateBeRepeated) {
   Container& c = NewMember("a", options);
   ASSERT_THAT(c.Run(), IsOk());
   Remember();
-  task::CheckpointTaskRequest checkpoint;
-  checkpoint.set_id("a");
-  checkpoint.set_path(directory_.path() + "/image");
+  auto requests = RequestsToRunning(c, directory_.path() + "/image");
   auto all = [&] {
-    absl::Status first = c.Call<google::protobuf::Empty>("Checkpoint", checkpoint).status();
-    first.Update(c.ResizePty(100, 30));
-    first.Update(c.CloseIO());
-    first.Update(c.ConnectTask().status());
-    // It answers when its time is over.
-    absl::Status waited = c.Wait("", std::chrono::milliseconds(1)).status();
-    if (!absl::IsDeadlineExceeded(waited)) first.Update(waited);
-    // The shim is needed.
-    first.Update(c.Shutdown());
+    absl::Status first;
+    for (const char* name : {"Checkpoint", "ResizePty", "CloseIO", "Connect", "Wait", "Shutdown"})
+      first.Update(requests.at(name)());
     return first;
   };
   Each("Checkpoint, ResizePty, CloseIO, Connect, Wait and Shutdown", all,

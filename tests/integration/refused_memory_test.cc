@@ -241,29 +241,7 @@ TEST_P(RefusedMemory, LetsRequestsToARunningContainerBeRepeated) {
   Container& c = NewMember("a");
   ASSERT_THAT(c.Run(), IsOk());
   Remember();
-  task::UpdateTaskRequest update;
-  update.set_id("a");
-  update.mutable_resources()->set_value(R"({"pids": {"limit": 77}})");
-  task::StatsRequest stats;
-  stats.set_id("a");
-  task::CheckpointTaskRequest checkpoint;
-  checkpoint.set_id("a");
-  checkpoint.set_path(ctrd().directory() + "/nowhere");
-  const std::map<std::string, std::function<absl::Status()>> requests = {
-      {"Pause", [&] { return c.Pause(); }},
-      {"Update", [&] { return c.Call<google::protobuf::Empty>("Update", update).status(); }},
-      {"Checkpoint",
-       [&] { return c.Call<google::protobuf::Empty>("Checkpoint", checkpoint).status(); }},
-      {"Stats", [&] { return c.Call<task::StatsResponse>("Stats", stats).status(); }},
-      {"Pids", [&] { return c.Pids().status(); }},
-      {"State", [&] { return c.State().status(); }},
-      {"Connect", [&] { return c.ConnectTask().status(); }},
-      {"Wait", [&] { return c.Wait("", std::chrono::milliseconds(1)).status(); }},
-      {"ResizePty", [&] { return c.ResizePty(80, 25); }},
-      {"CloseIO", [&] { return c.CloseIO(); }},
-      {"Shutdown", [&] { return c.Shutdown(); }},
-      {"Kill", [&] { return c.Kill(SIGWINCH); }}};
-  for (const auto& [name, request] : requests)
+  for (const auto& [name, request] : RequestsToRunning(c, ctrd().directory() + "/nowhere"))
     Each(name, c, request, [&](const absl::Status&) {
       auto state = c.State();
       ASSERT_THAT(state, IsOk());

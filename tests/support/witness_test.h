@@ -1,5 +1,12 @@
 #pragma once
 
+#include <signal.h>
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "runtime/base/file.h"
@@ -50,6 +57,38 @@ class WitnessTest : public ShimTest {
         << what << ": " << descriptors_ << " descriptors before, " << Descriptors() << " after";
     EXPECT_TRUE(RunUntil([&] { return ChildrenOfTheShim().size() == children_; }))
         << what << ": " << ChildrenOfTheShim().size() << " children";
+  }
+  // Those to a running container that leave it as it is, but for Pause. A checkpoint goes into
+  // `image`; a Wait ends when its time is over.
+  static std::map<std::string, std::function<absl::Status()>> RequestsToRunning(
+      Container& c, const std::string& image) {
+    using Empty = google::protobuf::Empty;
+    task::UpdateTaskRequest update;
+    update.set_id(c.id());
+    update.mutable_resources()->set_value(R"({"pids": {"limit": 77}})");
+    task::StatsRequest stats;
+    stats.set_id(c.id());
+    task::CheckpointTaskRequest checkpoint;
+    checkpoint.set_id(c.id());
+    checkpoint.set_path(image);
+    return {{"Pause", [&c] { return c.Pause(); }},
+            {"Update", [&c, update] { return c.Call<Empty>("Update", update).status(); }},
+            {"Checkpoint",
+             [&c, checkpoint] { return c.Call<Empty>("Checkpoint", checkpoint).status(); }},
+            {"Stats", [&c, stats] { return c.Call<task::StatsResponse>("Stats", stats).status(); }},
+            {"Pids", [&c] { return c.Pids().status(); }},
+            {"State", [&c] { return c.State().status(); }},
+            {"Connect", [&c] { return c.ConnectTask().status(); }},
+            {"Wait",
+             [&c] {
+               absl::Status waited = c.Wait("", std::chrono::milliseconds(1)).status();
+               return absl::IsDeadlineExceeded(waited) ? absl::OkStatus() : waited;
+             }},
+            {"ResizePty", [&c] { return c.ResizePty(100, 30); }},
+            {"CloseIO", [&c] { return c.CloseIO(); }},
+            // The shim is needed.
+            {"Shutdown", [&c] { return c.Shutdown(); }},
+            {"Kill", [&c] { return c.Kill(SIGWINCH); }}};
   }
   // Of the same shim; connected, with its bundle.
   Container& NewMember(const std::string& id, ContainerOptions options = {}) {
