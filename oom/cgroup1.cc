@@ -24,6 +24,7 @@
 #include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 
 namespace feather::oom {
@@ -76,7 +77,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
     is_log_ = is_log;
     control_ = std::move(control);
     explainer_->SetReadCounters([weak = weak_from_this()] {
-      if (auto self = weak.lock()) self->Read();
+      if (auto self = weak.lock()) self->ReadIfPossible();
     });
     Spawn(io_, Follow(shared_from_this()));
     return absl::OkStatus();
@@ -116,6 +117,11 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
+  // From the loop: a reading that is refused memory is left to the next.
+  void ReadIfPossible() noexcept {
+    CatchNoMemory([this] { Read(); }).IgnoreError();
+  }
+
   void Observe(const Counters& now) {
     const uint64_t before = account_.last().oom_kill;
     const bool told = account_.Observe(now, Clock::now());
@@ -139,7 +145,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
     while (true) {
-      self->Read();
+      self->ReadIfPossible();
       if (!self->control_ || !self->signal_.is_open()) co_return;
       auto [error] =
           co_await self->signal_.async_wait(asio::posix::descriptor_base::wait_read, kAwait);
@@ -169,7 +175,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
       auto [error] = co_await self->timer_.async_wait(kAwait);
       // A new signal, or the end.
       if (error) continue;
-      self->Read();
+      self->ReadIfPossible();
       // Unless the signal came when the timer was due already.
       if (self->next_reread_ == delay) self->next_reread_ = std::min(delay * 2, kLongestReread);
     }

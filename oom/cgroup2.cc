@@ -24,6 +24,7 @@
 #include "runtime/base/async.h"
 #include "runtime/base/descriptor.h"
 #include "runtime/base/file.h"
+#include "runtime/base/no_memory.h"
 #include "runtime/base/status.h"
 
 namespace feather::oom {
@@ -75,10 +76,10 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     ReadParent();
     Populated();
     explainer_->SetReadCounters([weak = weak_from_this()] {
-      if (auto self = weak.lock()) self->Read();
+      if (auto self = weak.lock()) self->ReadIfPossible();
     });
-    Spawn(io_, Follow(shared_from_this(), memory_, &Cgroup2State::Read));
-    Spawn(io_, Follow(shared_from_this(), cgroup_, &Cgroup2State::Read));
+    Spawn(io_, Follow(shared_from_this(), memory_, &Cgroup2State::ReadIfPossible));
+    Spawn(io_, Follow(shared_from_this(), cgroup_, &Cgroup2State::ReadIfPossible));
     // What is this cgroup's own wakes by its own files, too. The parent's is woken by whatever
     // reaches a limit in it, in system.slice a hundred times a second for each container there.
     Spawn(io_, Follow(shared_from_this(), parent_, &Cgroup2State::ReadParent));
@@ -128,6 +129,11 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
+  // From the loop: a reading that is refused memory is left to the next.
+  void ReadIfPossible() noexcept {
+    CatchNoMemory([this] { Read(); }).IgnoreError();
+  }
+
   // `file`: of `self`.
   static Async<> Follow(std::shared_ptr<Cgroup2State> self, asio::posix::stream_descriptor& file,
                         void (Cgroup2State::*read)()) {
@@ -150,7 +156,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
       self->timer_.expires_after(kFirstReread * (1 << self->rereads_++));
       auto [error] = co_await self->timer_.async_wait(kAwait);
       if (error) break;
-      self->Read();
+      self->ReadIfPossible();
       if (!self->memory_.is_open()) break;
       if (!self->local_ && self->counters().oom_kill != before) break;
     }

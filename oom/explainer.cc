@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "oom/cgroupfs.h"
 #include "oom/kernel_record.h"
+#include "runtime/base/no_memory.h"
 
 namespace feather::oom {
 namespace {
@@ -27,23 +28,28 @@ Explainer::Explainer(asio::io_context& io, const std::string& directory, std::st
   ReadLimit();
 }
 
-void Explainer::SawProcesses(std::vector<pid_t> processes) {
+void Explainer::SawProcesses(const std::vector<pid_t>& processes) noexcept {
   if (processes.empty()) return;
   // A container that is killed from again and again is never at rest.
   if (!following_ || before_.size() > LoggedKills::kMostKept) before_.clear();
-  before_.insert(before_.end(), processes_.begin(), processes_.end());
-  processes_ = std::move(processes);
+  CatchNoMemory([&] {
+    before_.insert(before_.end(), processes_.begin(), processes_.end());
+    processes_ = processes;
+  }).IgnoreError();
 }
 
-void Explainer::KillsCounted(const Counters& now, bool told) {
+void Explainer::KillsCounted(const Counters& now, bool told) noexcept {
   counted_at_ = Clock::now();
   if (told) {
     Explain();
-    ReadLimit();
-    pending_ = Explanation{directory_, limit_, now, {}};
+    CatchNoMemory([&] {
+      ReadLimit();
+      pending_ = Explanation{directory_, limit_, now, {}};
+    }).IgnoreError();
   }
   Read();
-  if (!std::exchange(following_, true)) Spawn(io_, Follow(shared_from_this()));
+  if (following_) return;
+  following_ = CatchNoMemory([this] { Spawn(io_, Follow(shared_from_this())); }).ok();
 }
 
 Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
@@ -64,19 +70,24 @@ Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
   self->found_.clear();
 }
 
-void Explainer::End() {
+void Explainer::End() noexcept {
   if (pending_) Read();
   Explain();
   log_.reset();
 }
 
-void Explainer::Drop() {
+void Explainer::Drop() noexcept {
   pending_.reset();
   log_.reset();
 }
 
-void Explainer::Read() {
+void Explainer::Read() noexcept {
   if (!log_) return;
+  CatchNoMemory([this] { TakeVictims(); }).IgnoreError();
+  if (!found_.empty()) Explain();
+}
+
+void Explainer::TakeVictims() {
   log_->Read();
   std::erase_if(log_->named(), [this](LoggedKills::Named& kill) {
     if (!kill.counted) return false;
@@ -88,7 +99,6 @@ void Explainer::Read() {
     if (Forget(kill.victim.pid)) found_.push_back(std::move(kill.victim));
   // Somebody else's.
   log_->unnamed().clear();
-  if (!found_.empty()) Explain();
 }
 
 bool Explainer::Forget(pid_t pid) {
@@ -100,11 +110,11 @@ void Explainer::ReadLimit() {
   if (limit.error == 0) limit_ = std::string(absl::StripAsciiWhitespace(limit.text));
 }
 
-void Explainer::Explain() {
+void Explainer::Explain() noexcept {
   if (!pending_) return;
   Explanation explanation = *std::exchange(pending_, std::nullopt);
   explanation.victims = std::exchange(found_, {});
-  if (on_explained_) on_explained_(explanation);
+  if (on_explained_) CatchNoMemory([&] { on_explained_(explanation); }).IgnoreError();
 }
 
 }  // namespace feather::oom

@@ -21,6 +21,9 @@ namespace feather::oom {
 // found belongs to a later one. Then the watch is asked to read the counters again: the log may be
 // ahead of them, and lines that came after their count must not be new to the next reading
 // (subtree_kills.h).
+//
+// An explanation is for people to read: one for which there is no memory is left out, and harms
+// nothing.
 class Explainer : public std::enable_shared_from_this<Explainer> {
  public:
   // `limit_file`: the name of the file in `directory` that has the limit.
@@ -38,22 +41,23 @@ class Explainer : public std::enable_shared_from_this<Explainer> {
   // Where the log names no cgroup, they are known by that: a victim may be among them still, as a
   // zombie, or only among those of the reading before; while the log is read for a kill, of all
   // since that.
-  void SawProcesses(std::vector<pid_t> processes);
+  void SawProcesses(const std::vector<pid_t>& processes) noexcept;
   // Call it for each increase of the counter, whether it was told or not.
-  void KillsCounted(const Counters& now, bool told);
+  void KillsCounted(const Counters& now, bool told) noexcept;
   // Explains what is left to be, and ends.
-  void End();
+  void End() noexcept;
   // Ends, with nothing held open and nobody told.
-  void Drop();
+  void Drop() noexcept;
 
  private:
   static Async<> Follow(std::shared_ptr<Explainer> self);
-  void Read();
+  void Read() noexcept;
+  void TakeVictims();
   // True if `pid` was among the processes; once for each, since the log has a group's first victim
   // twice, and pids are given anew.
   bool Forget(pid_t pid);
   void ReadLimit();
-  void Explain();
+  void Explain() noexcept;
 
   asio::io_context& io_;
   const std::string directory_;

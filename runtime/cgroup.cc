@@ -213,6 +213,17 @@ absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup) {
   return pids;
 }
 
+absl::StatusOr<bool> IsFrozen(const Cgroup& cgroup) {
+  if (cgroup.unified) {
+    ASSIGN_OR_RETURN(std::string events, ReadFile(cgroup.path + "/cgroup.events"));
+    return absl::StrContains(events, "frozen 1\n");
+  }
+  const auto freezer = cgroup.controllers.find("freezer");
+  if (freezer == cgroup.controllers.end()) return absl::NotFoundError("no freezer");
+  ASSIGN_OR_RETURN(std::string state, ReadFile(freezer->second + "/freezer.state"));
+  return absl::StartsWith(state, "FROZEN");
+}
+
 absl::Status EnableControllers(const std::string& mount_point, const std::string& path) {
   // A delegated one is another user's.
   RaisedCapabilities raised({CAP_DAC_OVERRIDE});

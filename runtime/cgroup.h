@@ -51,6 +51,10 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
 // NotFound if there is no such cgroup at all.
 absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup);
 
+// Whether its processes stand still, by freezer.state (cgroup1) or cgroup.events; an error where
+// there is none to be read.
+absl::StatusOr<bool> IsFrozen(const Cgroup& cgroup);
+
 // cgroup2: enables every controller of the root's cgroup.controllers in cgroup.subtree_control of
 // all ancestors of the container's cgroup, root first. What is enabled already is not written
 // again. Returns the error of the last ancestor that could not be written, if none below it could

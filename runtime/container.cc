@@ -246,7 +246,8 @@ Async<absl::Status> Container::Pause() {
     // never comes.
     status = co_await runtime_.Resume();
   } else if (init_->state == ProcessState::kPausing) {
-    init_->state = status.ok() ? ProcessState::kPaused : ProcessState::kRunning;
+    init_->state = status.ok() || IsFrozen(/*otherwise=*/false) ? ProcessState::kPaused
+                                                                : ProcessState::kRunning;
   }
   co_return status;
 }
@@ -255,9 +256,20 @@ Async<absl::Status> Container::Resume() {
   auto self = shared_from_this();
   Mutex::Lock lock = co_await init_->operations.Acquire();
   CO_RETURN_IF_ERROR(AllowedForInit(init_->state, Operation::kResume));
-  absl::Status status = co_await runtime_.Resume();
-  if (status.ok() && init_->state == ProcessState::kPaused) init_->state = ProcessState::kRunning;
+  absl::Status status;
+  try {
+    status = co_await runtime_.Resume();
+  } catch (const std::bad_alloc&) {
+    status = NoMemoryError();
+  }
+  if (init_->state == ProcessState::kPaused && (status.ok() || !IsFrozen(/*otherwise=*/true)))
+    init_->state = ProcessState::kRunning;
   co_return status;
+}
+
+bool Container::IsFrozen(bool otherwise) const {
+  if (!cgroup_) return otherwise;
+  return feather::IsFrozen(*cgroup_).value_or(otherwise);
 }
 
 Async<absl::Status> Container::Update(std::string resources) {

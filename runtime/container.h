@@ -134,6 +134,9 @@ class Container : public std::enable_shared_from_this<Container> {
   // The process of an exec of which no pid is known: the one child of this process in the
   // container's cgroup that nobody has claimed. 0 if there is none, or more than one.
   pid_t FindUnclaimed() const;
+  // After a pause or resume that failed, which may have been done nevertheless: what the kernel
+  // says, `otherwise` where it does not tell.
+  bool IsFrozen(bool otherwise) const;
   // After an error of a creation. left_over_ unless it has succeeded.
   Async<> UndoCreation();
   // After an error of a creation or restoration: what the OCI runtime has made must not outlive it.

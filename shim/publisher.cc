@@ -191,9 +191,14 @@ void Publisher::Publish(absl::string_view topic, absl::string_view type, std::st
   impl_->longest = std::max(impl_->longest, impl_->queue.size());
   if (impl_->sending) return;
   impl_->sending = true;
-  absl::Cleanup stuck = [this] { impl_->sending = false; };
+  // Who hears an exception publishes it again.
+  absl::Cleanup undo = [this, droppable] {
+    impl_->sending = false;
+    impl_->queue.pop_back();
+    impl_->droppable -= droppable ? 1 : 0;
+  };
   Spawn(impl_->io, Impl::Send(impl_));
-  std::move(stuck).Cancel();
+  std::move(undo).Cancel();
 }
 
 size_t Publisher::pending() const { return impl_->queue.size(); }

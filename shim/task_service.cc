@@ -302,17 +302,8 @@ void TaskService::ReadOomCounters(Task& task, const Process& process) {
 // For want of memory neither part may keep the other from its turn.
 void TaskService::Exited(Task& task, const Process& process) noexcept {
   // The counter was raised before the kill: an OOM is told before the exit that it caused.
-  try {
-    ReadOomCounters(task, process);
-  } catch (const std::bad_alloc&) {
-    NoMemoryError().IgnoreError();
-  }
-  try {
-    PublishExit(task.id(), process);
-    return;
-  } catch (const std::bad_alloc&) {
-    NoMemoryError().IgnoreError();
-  }
+  CatchNoMemory([&] { ReadOomCounters(task, process); }).IgnoreError();
+  if (CatchNoMemory([&] { PublishExit(task.id(), process); }).ok()) return;
   try {
     auto exited = task.container->Find(process.exec_id);
     if (exited.ok()) Spawn(io_, PublishLateExit(task.id(), *std::move(exited)));

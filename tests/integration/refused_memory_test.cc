@@ -14,11 +14,13 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 #include <stdexcept>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
+#include "runtime/cgroup.h"
 #include "tests/refusing/gate.h"
 #include "tests/support/build.h"
 #include "tests/support/sandbox_fixture.h"
@@ -249,7 +251,7 @@ TEST_P(RefusedMemory, LetsRequestsToARunningContainerBeRepeated) {
       if (state->status() == PAUSED) {
         EXPECT_THAT(c.Resume(), IsOk());
       } else {
-        // The OCI runtime may have done it before its end was lost.
+        // The OCI runtime may have done it after its end was lost; then this finds out.
         c.Pause().IgnoreError();
         EXPECT_THAT(c.Resume(), IsOk());
       }
@@ -259,6 +261,7 @@ TEST_P(RefusedMemory, LetsRequestsToARunningContainerBeRepeated) {
       "Resume", c, [&] { return c.Resume(); },
       [&](const absl::Status&) {
         if (c.State()->status() == PAUSED) c.Resume().IgnoreError();
+        EXPECT_EQ(c.State()->status(), RUNNING);
         ASSERT_THAT(c.Pause(), IsOk());
       });
   EXPECT_THAT(c.Resume(), IsOk());
@@ -351,6 +354,43 @@ TEST_P(RefusedMemory, LetsAKillAndADeletionBeRepeated) {
   EXPECT_THAT(c.Delete(), IsOk());
   c.Disconnect();
   EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+// A process that nobody knows of by any other way: what the reading is woken by.
+TEST_P(RefusedMemory, LosesNoOomKill) {
+  StartWitness();
+  ContainerOptions limited;
+  limited.spec.patch = R"({"linux": {"resources": {"memory": {"limit": 50331648}}}})";
+  Container& c = NewMember("a", limited);
+  ASSERT_THAT(c.Run(), IsOk());
+  Remember();
+  auto cgroup = FindCgroup(static_cast<pid_t>(c.State()->pid()));
+  ASSERT_THAT(cgroup, IsOk());
+  const std::string directory = cgroup->unified ? cgroup->path : cgroup->controllers.at("memory");
+  const std::string kill =
+      absl::StrCat("sh -c 'echo $$ > ", directory,
+                   "/cgroup.procs; exec dd if=/dev/zero of=/dev/null bs=200M count=1' 2>/dev/null");
+  size_t kills = 0;
+  // For want of memory to hear the answer, one may come twice.
+  const auto told = [&] {
+    std::set<absl::Time> published;
+    for (const RecordedEvent& event : ctrd().events().events())
+      if (event.topic == "/tasks/oom") published.insert(event.timestamp);
+    return published.size();
+  };
+  Each(
+      "the OOM kill of a process", c,
+      [&] {
+        EXPECT_NE(system(kill.c_str()), 0) << kill;  // NOLINT
+        return c.State().status();
+      },
+      [&](const absl::Status&) {
+        ++kills;
+        EXPECT_TRUE(RunUntil([&] { return told() >= kills; })) << kills;
+        EXPECT_EQ(told(), kills);
+      });
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 

@@ -273,6 +273,23 @@ TEST_F(CgroupPidsTest, IsNotFoundWithoutACgroup) {
   EXPECT_TRUE(absl::IsNotFound(CgroupPids(cgroup).status()));
 }
 
+using IsFrozenTest = FakeTreeTest;
+
+TEST_F(IsFrozenTest, ReadsWhatEitherHierarchyHas) {
+  Cgroup v1;
+  EXPECT_FALSE(IsFrozen(v1).ok());
+  v1.controllers["freezer"] = Path("v1");
+  Cgroup v2;
+  v2.unified = true;
+  v2.path = Path("v2");
+  for (const Cgroup& cgroup : {v1, v2}) EXPECT_FALSE(IsFrozen(cgroup).ok());
+  for (const bool frozen : {false, true}) {
+    Add("v1/freezer.state", frozen ? "FROZEN\n" : "FREEZING\n");
+    Add("v2/cgroup.events", absl::StrCat("populated 1\nfrozen ", frozen ? 1 : 0, "\n"));
+    for (const Cgroup& cgroup : {v1, v2}) EXPECT_EQ(IsFrozen(cgroup).value(), frozen);
+  }
+}
+
 using EnableControllersTest = FakeTreeTest;
 
 // Checklist: C12.
