@@ -2,6 +2,7 @@
 
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -81,6 +82,11 @@ class Config {
     if (!json_.contains("mounts") || !json_["mounts"].is_array()) json_["mounts"] = Json::array();
     json_["mounts"].push_back(std::move(entry));
   }
+  // What SELinux is to call the container's files; empty where it is not in use.
+  std::string mount_label() const {
+    auto section = json_.find("linux");
+    return section == json_.end() ? "" : Text(*section, "mountLabel");
+  }
   bool read_only() const {
     const Json* root = json_.contains("root") ? &json_["root"] : nullptr;
     return root != nullptr && root->is_object() && root->contains("readonly") &&
@@ -89,6 +95,7 @@ class Config {
   std::string Dump() const { return json_.dump(); }
 
   static std::string Text(const Json& object, const char* key) {
+    if (!object.is_object()) return "";
     auto it = object.find(key);
     return it != object.end() && it->is_string() ? it->get<std::string>() : "";
   }
@@ -105,6 +112,15 @@ Json BindMount(const std::string& source, const std::string& target, bool read_o
           {"options", {"rbind", "rprivate", read_only ? "ro" : "rw"}}};
 }
 
+// For its containers; a tmpfs' root hands it on to what they make in it.
+void Label(const std::string& path, const std::string& label) {
+  if (label.empty()) return;
+  RaisedCapabilities raised({CAP_SYS_ADMIN});
+  if (lsetxattr(path.c_str(), "security.selinux", label.c_str(), label.size() + 1, 0) != 0)
+    LogWarning("cannot label what a pod's containers share",
+               {{"error", std::string(ErrnoError(errno, path).message())}});
+}
+
 bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 bool JoinFiles(Config& config, const PodFiles& files) {
@@ -112,6 +128,7 @@ bool JoinFiles(Config& config, const PodFiles& files) {
   for (const char* name : kFiles) {
     std::string target = absl::StrCat("/etc/", name);
     if (config.MountAt(target) != nullptr || !Exists(files.Path(name))) continue;
+    Label(files.Path(name), config.mount_label());
     config.AddMount(BindMount(files.Path(name), target, config.read_only()));
     changed = true;
   }
@@ -121,6 +138,7 @@ bool JoinFiles(Config& config, const PodFiles& files) {
 bool JoinShm(Config& config, const PodFiles& files) {
   Json* mount = config.MountAt("/dev/shm");
   if (!files.shm || (mount != nullptr && Config::Text(*mount, "type") != "tmpfs")) return false;
+  Label(files.Path("shm"), config.mount_label());
   Json shared = BindMount(files.Path("shm"), "/dev/shm", /*read_only=*/false);
   if (mount != nullptr) {
     *mount = std::move(shared);

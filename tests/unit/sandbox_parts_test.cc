@@ -5,9 +5,13 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -116,6 +120,25 @@ TEST_F(JoinPodTest, GivesAContainerThePodsFilesAndShm) {
                     Mount("hostname", "/etc/hostname", "ro"),
                     Mount("resolv.conf", "/etc/resolv.conf", "ro")};
   EXPECT_EQ(got, want);
+}
+
+TEST_F(JoinPodTest, LabelsWhatItGivesAContainerThatSelinuxConfines) {
+  const std::string label = "system_u:object_r:container_file_t:s0:c1,c2";
+  const auto label_of = [this](const std::string& name) {
+    std::array<char, 256> value = {};
+    const ssize_t size =
+        getxattr(files_.Path(name).c_str(), "security.selinux", value.data(), value.size());
+    return size < 0 ? strerror(errno) : std::string(value.data());
+  };
+  const std::string none = label_of("hosts");
+  Join({kNet, kIpc});
+  json spec = before_;
+  for (const char* name : {"shm", "hosts", "hostname"}) EXPECT_EQ(label_of(name), none) << name;
+  spec["linux"]["mountLabel"] = label;
+  spec["mounts"] = {{{"destination", "/etc/hosts"}, {"source", "/mine"}}};
+  JoinText(spec.dump());
+  for (const char* name : {"shm", "hostname", "resolv.conf"}) EXPECT_EQ(label_of(name), label);
+  EXPECT_EQ(label_of("hosts"), none);
 }
 
 TEST_F(JoinPodTest, LeavesAloneWhatIsNotInThePod) {
