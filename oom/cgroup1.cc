@@ -77,7 +77,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
     is_log_ = is_log;
     control_ = std::move(control);
     explainer_->SetReadCounters([weak = weak_from_this()] {
-      if (auto self = weak.lock()) self->ReadIfPossible();
+      if (auto self = weak.lock()) TryToRead(*self, &Cgroup1State::Read);
     });
     Spawn(io_, Follow(shared_from_this()));
     return absl::OkStatus();
@@ -88,7 +88,6 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
     kills_.ReadLog();
     // Before the counter: who is killed in between would be in neither.
     std::vector<pid_t> processes = Processes(kills_.directory());
-    explainer_->SawProcesses(processes);
     Content control = ReadAgain(control_.get());
     if (control.error != 0) return Gone();
     Counters now = ParseCounters(control.text);
@@ -117,15 +116,10 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
-  // From the loop: a reading that is refused memory is left to the next.
-  void ReadIfPossible() noexcept {
-    CatchNoMemory([this] { Read(); }).IgnoreError();
-  }
-
   void Observe(const Counters& now) {
     const uint64_t before = account_.last().oom_kill;
     const bool told = account_.Observe(now, Clock::now());
-    if (told || now.oom_kill != before) explainer_->KillsCounted(now, told);
+    explainer_->Counted(now, told || now.oom_kill != before, told, kills_.TakeVictims());
   }
 
   // The cgroup was removed before this reading, and its counter with it.
@@ -145,7 +139,10 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
     while (true) {
-      self->ReadIfPossible();
+      if (!TryToRead(*self, &Cgroup1State::Read)) {
+        co_await SleepFor(kRetryAfter);
+        continue;
+      }
       if (!self->control_ || !self->signal_.is_open()) co_return;
       auto [error] =
           co_await self->signal_.async_wait(asio::posix::descriptor_base::wait_read, kAwait);
@@ -175,7 +172,7 @@ class Cgroup1State : public std::enable_shared_from_this<Cgroup1State> {
       auto [error] = co_await self->timer_.async_wait(kAwait);
       // A new signal, or the end.
       if (error) continue;
-      self->ReadIfPossible();
+      TryToRead(*self, &Cgroup1State::Read);
       // Unless the signal came when the timer was due already.
       if (self->next_reread_ == delay) self->next_reread_ = std::min(delay * 2, kLongestReread);
     }
@@ -209,14 +206,14 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup1(asio::io_context& io, std::s
   if (absl::IsPermissionDenied(registered)) return registered;
   if (!registered.ok()) signal = FollowKernelLog(registered);
   // Before the counters, so that a kill is in either.
-  SubtreeKills kills(directory, kCounter,
-                     std::make_unique<LoggedKills>(directory, beginning.log.get()), beginning.init);
+  SubtreeKills kills(directory, kCounter, std::make_unique<LoggedKills>(directory, beginning.log),
+                     beginning.init);
   std::vector<pid_t> processes = Processes(directory);
   Content content = ReadAgain(control.get());
   if (content.error != 0) return ErrnoError(content.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(content.text);
-  auto explainer = std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes", beginning,
-                                               std::move(on_explained));
+  auto explainer =
+      std::make_shared<Explainer>(io, directory, "memory.limit_in_bytes", std::move(on_explained));
   now.oom_kill = kills.Add(now.oom_kill, std::move(processes));
   Account account(std::move(on_kill), now, beginning.kills);
   auto state = std::make_shared<Cgroup1State>(io, std::move(kills), std::move(account),

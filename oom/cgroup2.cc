@@ -76,10 +76,10 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     ReadParent();
     Populated();
     explainer_->SetReadCounters([weak = weak_from_this()] {
-      if (auto self = weak.lock()) self->ReadIfPossible();
+      if (auto self = weak.lock()) TryToRead(*self, &Cgroup2State::Read);
     });
-    Spawn(io_, Follow(shared_from_this(), memory_, &Cgroup2State::ReadIfPossible));
-    Spawn(io_, Follow(shared_from_this(), cgroup_, &Cgroup2State::ReadIfPossible));
+    Spawn(io_, Follow(shared_from_this(), memory_, &Cgroup2State::Read));
+    Spawn(io_, Follow(shared_from_this(), cgroup_, &Cgroup2State::Read));
     // What is this cgroup's own wakes by its own files, too. The parent's is woken by whatever
     // reaches a limit in it, in system.slice a hundred times a second for each container there.
     Spawn(io_, Follow(shared_from_this(), parent_, &Cgroup2State::ReadParent));
@@ -95,7 +95,6 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
     bool populated = Populated();
     std::vector<pid_t> processes;
     if (populated) processes = Processes(directory_);
-    explainer_->SawProcesses(processes);
     Content events = ReadAgain(memory_.native_handle());
     if (events.error != 0) return Gone();
     Counters now = ParseCounters(events.text);
@@ -129,19 +128,18 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   const Counters& counters() const { return account_.last(); }
 
  private:
-  // From the loop: a reading that is refused memory is left to the next.
-  void ReadIfPossible() noexcept {
-    CatchNoMemory([this] { Read(); }).IgnoreError();
-  }
-
   // `file`: of `self`.
   static Async<> Follow(std::shared_ptr<Cgroup2State> self, asio::posix::stream_descriptor& file,
                         void (Cgroup2State::*read)()) {
     // on_kill is never called from inside Start.
     co_await asio::post(self->io_, asio::use_awaitable);
     while (true) {
-      (self.get()->*read)();
+      const bool done = TryToRead(*self, read);
       if (!file.is_open()) co_return;
+      if (!done) {
+        co_await SleepFor(kRetryAfter);
+        continue;
+      }
       auto [error] = co_await file.async_wait(asio::posix::descriptor_base::wait_error, kAwait);
       if (error) co_return;
     }
@@ -156,7 +154,7 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
       self->timer_.expires_after(kFirstReread * (1 << self->rereads_++));
       auto [error] = co_await self->timer_.async_wait(kAwait);
       if (error) break;
-      self->ReadIfPossible();
+      TryToRead(*self, &Cgroup2State::Read);
       if (!self->memory_.is_open()) break;
       if (!self->local_ && self->counters().oom_kill != before) break;
     }
@@ -167,8 +165,10 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   void Observe(const Counters& now, bool below) {
     const uint64_t before = account_.last().oom_kill;
     const bool told = account_.Observe(now, Clock::now());
-    if (told && (below || MayKillInGroups(directory_))) account_.MarkMaybeGroup();
-    if (told || now.oom_kill != before) explainer_->KillsCounted(now, told);
+    bool group = told;
+    if (told && !below) CatchNoMemory([&] { group = MayKillInGroups(directory_); }).IgnoreError();
+    if (group) account_.MarkMaybeGroup();
+    explainer_->Counted(now, told || now.oom_kill != before, told, kills_.TakeVictims());
   }
 
   void End() {
@@ -199,9 +199,8 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   // The cgroup was removed before this reading.
   void Gone() {
     Counters now = account_.last();
-    std::optional<uint64_t> count = siblings_.LastCount();
-    if (!count) count = kills_.AddRemoved();
-    now.oom_kill = std::max(now.oom_kill, *count);
+    const uint64_t logged = kills_.AddRemoved();
+    now.oom_kill = std::max(now.oom_kill, siblings_.LastCount().value_or(logged));
     Observe(now, /*below=*/false);
     End();
   }
@@ -239,14 +238,14 @@ absl::StatusOr<std::unique_ptr<Watch>> StartCgroup2(asio::io_context& io, std::s
   }
   // Before the counters, so that a kill is in either.
   SubtreeKills kills(directory, local ? kLocalCounter : nullptr,
-                     std::make_unique<LoggedKills>(directory, beginning.log.get()), beginning.init);
+                     std::make_unique<LoggedKills>(directory, beginning.log), beginning.init);
   Content events = ReadAgain(memory.get());
   if (events.error != 0) return ErrnoError(events.error, absl::StrCat("read ", path));
   Counters now = ParseCounters(events.text);
   now.oom_kill = kills.Add(now.oom_kill, {});
   Account account(std::move(on_kill), now, beginning.kills);
   auto explainer =
-      std::make_shared<Explainer>(io, directory, "memory.max", beginning, std::move(on_explained));
+      std::make_shared<Explainer>(io, directory, "memory.max", std::move(on_explained));
   auto state = std::make_shared<Cgroup2State>(io, std::move(kills), local, std::move(account),
                                               std::move(explainer));
   // First, so that nothing is left of a beginning for which there is no memory.

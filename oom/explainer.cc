@@ -18,28 +18,17 @@ constexpr Clock::duration kSoon = std::chrono::milliseconds(10);
 }  // namespace
 
 Explainer::Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
-                     const Beginning& beginning, Watch::OnExplained on_explained)
+                     Watch::OnExplained on_explained)
     : io_(io),
       directory_(directory),
       limit_file_(std::move(limit_file)),
-      on_explained_(std::move(on_explained)),
-      log_(std::in_place, directory, beginning.log.get()) {
-  if (beginning.init != 0) processes_ = {beginning.init};
+      on_explained_(std::move(on_explained)) {
   ReadLimit();
 }
 
-void Explainer::SawProcesses(const std::vector<pid_t>& processes) noexcept {
-  if (processes.empty()) return;
-  // A container that is killed from again and again is never at rest.
-  if (!following_ || before_.size() > LoggedKills::kMostKept) before_.clear();
-  CatchNoMemory([&] {
-    before_.insert(before_.end(), processes_.begin(), processes_.end());
-    processes_ = processes;
-  }).IgnoreError();
-}
-
-void Explainer::KillsCounted(const Counters& now, bool told) noexcept {
-  counted_at_ = Clock::now();
+void Explainer::Counted(const Counters& now, bool rose, bool told,
+                        std::vector<Victim> victims) noexcept {
+  if (rose) counted_at_ = Clock::now();
   if (told) {
     Explain();
     CatchNoMemory([&] {
@@ -47,62 +36,44 @@ void Explainer::KillsCounted(const Counters& now, bool told) noexcept {
       pending_ = Explanation{directory_, limit_, now, {}};
     }).IgnoreError();
   }
-  Read();
+  CatchNoMemory([&] {
+    for (Victim& victim : victims) {
+      // The log has a group's first victim twice.
+      if (std::find(named_.begin(), named_.end(), victim.pid) != named_.end()) continue;
+      named_.push_back(victim.pid);
+      found_.push_back(std::move(victim));
+    }
+  }).IgnoreError();
+  if (!found_.empty()) Explain();
+  if (rose && !following_)
+    following_ = CatchNoMemory([this] { Spawn(io_, Follow(shared_from_this())); }).ok();
   if (following_) return;
-  following_ = CatchNoMemory([this] { Spawn(io_, Follow(shared_from_this())); }).ok();
+  found_.clear();
+  named_.clear();
 }
 
 Async<> Explainer::Follow(std::shared_ptr<Explainer> self) {
   Clock::duration left = kSoon;
-  while (self->log_ && left > Clock::duration::zero()) {
+  while (!self->ended_ && left > Clock::duration::zero()) {
     co_await SleepFor(left);
-    if (!self->log_) co_return;
-    self->Read();
-    left = *self->counted_at_ + kPatience - Clock::now();
-    if (left > Clock::duration::zero() || !self->read_counters_) continue;
-    self->read_counters_();
-    if (!self->log_) co_return;
+    if (!self->ended_ && self->read_counters_) self->read_counters_();
     left = *self->counted_at_ + kPatience - Clock::now();
   }
   self->following_ = false;
   self->Explain();
   // The rest of a group.
   self->found_.clear();
+  self->named_.clear();
 }
 
 void Explainer::End() noexcept {
-  if (pending_) Read();
   Explain();
-  log_.reset();
+  ended_ = true;
 }
 
 void Explainer::Drop() noexcept {
   pending_.reset();
-  log_.reset();
-}
-
-void Explainer::Read() noexcept {
-  if (!log_) return;
-  CatchNoMemory([this] { TakeVictims(); }).IgnoreError();
-  if (!found_.empty()) Explain();
-}
-
-void Explainer::TakeVictims() {
-  log_->Read();
-  std::erase_if(log_->named(), [this](LoggedKills::Named& kill) {
-    if (!kill.counted) return false;
-    Forget(kill.victim.pid);
-    found_.push_back(std::move(kill.victim));
-    return true;
-  });
-  for (LoggedKills::Unnamed& kill : log_->unnamed())
-    if (Forget(kill.victim.pid)) found_.push_back(std::move(kill.victim));
-  // Somebody else's.
-  log_->unnamed().clear();
-}
-
-bool Explainer::Forget(pid_t pid) {
-  return std::erase(processes_, pid) + std::erase(before_, pid) > 0;
+  ended_ = true;
 }
 
 void Explainer::ReadLimit() {

@@ -18,8 +18,6 @@ class KernelLogListener::Log {
     static std::weak_ptr<Log> shared;
     std::shared_ptr<Log> log = shared.lock();
     if (!log) shared = log = std::make_shared<Log>();
-    // Again, if it could not be opened for the one before.
-    if (!log->file_ && (log->file_ = OpenKernelLog())) lseek(log->file_.get(), 0, SEEK_END);
     // What was written before is the others', if anybody's.
     log->Read();
     log->listeners_.insert(listener);
@@ -29,6 +27,8 @@ class KernelLogListener::Log {
   void Leave(KernelLogListener* listener) { listeners_.erase(listener); }
 
   void Read() {
+    // Again, if there was no descriptor for it before.
+    if (!file_ && (file_ = OpenKernelLog())) lseek(file_.get(), 0, SEEK_END);
     ReadRecords(file_, [this](absl::string_view text) {
       const auto record = ParseRecord(text);
       if (!record) return;
@@ -64,7 +64,11 @@ void KernelLogListener::Read() {
 }
 
 void KernelLogMark::Hear(absl::string_view line) {
-  if (!line.empty() && !ParseChoice(line, "") && !ParseVictim(line)) return;
+  const auto victim = ParseVictim(line);
+  if (!line.empty() && !victim && !ParseChoice(line, "")) return;
+  // What follows the name is of no use.
+  if (const size_t end = line.rfind(kAfterName); victim && end != line.npos)
+    line = line.substr(0, end + kAfterName.size());
   if (lines_.size() == kMostKept) lines_.pop_front();
   lines_.emplace_back(line);
 }

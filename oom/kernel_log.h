@@ -20,8 +20,8 @@ class KernelLogListener {
   KernelLogListener& operator=(const KernelLogListener&) = delete;
   virtual ~KernelLogListener();
 
-  // Lets every listener hear what the log has by now. One read(2) if there is nothing new on the
-  // whole machine.
+  // Lets every listener, not this one alone, hear what the log has by now. One read(2) if there is
+  // nothing new on the whole machine.
   void Read();
   // A line of the kernel's; empty: lines were lost before the next. One for which there is no
   // memory is lost to this listener alone.
@@ -39,7 +39,7 @@ class KernelLogListener {
 };
 
 // A moment in the kernel's log: keeps what comes after it until it is known whose that is
-// (LoggedKills).
+// (LoggedKills). For a short time: what is killed elsewhere is kept, too.
 class KernelLogMark : public KernelLogListener {
  public:
   KernelLogMark() { Listen(); }
@@ -47,8 +47,9 @@ class KernelLogMark : public KernelLogListener {
   const std::deque<std::string>& lines() const { return lines_; }
 
  private:
-  // Those about OOM kills, and where lines were lost. Of kMostKept the oldest goes.
-  static constexpr size_t kMostKept = 64;
+  // Those about OOM kills, as far as they are of use, and where lines were lost. Of kMostKept the
+  // oldest goes: a group may have so many processes.
+  static constexpr size_t kMostKept = 1024;
 
   std::deque<std::string> lines_;
 };

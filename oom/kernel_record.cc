@@ -122,13 +122,17 @@ std::optional<KernelRecord> ParseRecord(absl::string_view record) {
 std::optional<OomChoice> ParseChoice(absl::string_view text, absl::string_view cgroup) {
   if (!absl::StartsWith(text, kChoice)) return std::nullopt;
   OomChoice choice;
-  if (const size_t at = text.rfind(kPid); at != absl::string_view::npos) {
+  const size_t at = text.rfind(kPid);
+  if (at != absl::string_view::npos) {
     absl::string_view pid = text.substr(at + kPid.size());
     if (!absl::SimpleAtoi(CutAt(pid, ','), &choice.pid)) choice.pid = 0;
   }
   const size_t memcg = FindOnly(text, kTaskMemcg);
   if (memcg == absl::string_view::npos) return choice;
   choice.below = NameBelow(text.substr(memcg + kTaskMemcg.size()), cgroup);
+  const size_t task = FindOnly(text, kTask);
+  if (task != absl::string_view::npos && at != absl::string_view::npos && task < at)
+    choice.name = text.substr(task + kTask.size(), at - task - kTask.size());
   const size_t limit = FindOnly(text, kOomMemcg);
   if (limit < memcg)
     choice.limit_of = text.substr(limit + kOomMemcg.size(), memcg - limit - kOomMemcg.size());
@@ -142,7 +146,7 @@ std::optional<OomVictim> ParseVictim(absl::string_view text) {
     victim.killed = absl::ConsumePrefix(&text, kKilled);
     if (!victim.killed && !absl::ConsumePrefix(&text, kSkipped)) return std::nullopt;
     if (!absl::SimpleAtoi(CutAt(text, ' '), &victim.pid)) return std::nullopt;
-    if (absl::ConsumePrefix(&text, "(")) victim.name = text.substr(0, text.rfind(") total-vm:"));
+    if (absl::ConsumePrefix(&text, "(")) victim.name = text.substr(0, text.rfind(kAfterName));
     return victim;
   }
   return std::nullopt;

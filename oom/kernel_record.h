@@ -49,6 +49,7 @@ struct OomChoice {
   // elsewhere.
   std::optional<absl::string_view> below;
   absl::string_view limit_of;
+  absl::string_view name;
 };
 // `cgroup`: as LogNameOf has it; empty: every victim is elsewhere. nullopt: another kind of line.
 std::optional<OomChoice> ParseChoice(absl::string_view text, absl::string_view cgroup);
@@ -60,6 +61,8 @@ struct OomVictim {
   bool killed = false;
 };
 std::optional<OomVictim> ParseVictim(absl::string_view text);
+// What comes after its name there.
+inline constexpr absl::string_view kAfterName = ") total-vm:";
 
 // What the log calls the cgroup with this directory; empty where that is not known: in a cgroup
 // namespace below the first, or if there is no such cgroup.

@@ -1,7 +1,6 @@
 #include "oom/logged_kills.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,34 +27,43 @@ LoggedKills::LoggedKills(const std::string& directory, const KernelLogMark* sinc
 }
 
 void LoggedKills::Hear(absl::string_view line) {
-  if (line.empty()) return chosen_.reset();
+  if (line.empty()) {
+    // The line of the last choice's kill may be among the lost: not to be awaited.
+    if (Named* named = LastChosen()) named->counted = true;
+    return chosen_.reset();
+  }
   if (const auto choice = ParseChoice(line, cgroup_)) {
+    chosen_.reset();
+    if (choice->below)
+      Keep(named_,
+           {.victim = {choice->pid, std::string(choice->name), std::string(choice->limit_of)},
+            .directory = absl::StrCat(directory_, Unescaped(*choice->below))});
     chosen_ = Chosen{choice->pid, choice->below.has_value()};
-    if (!choice->below) return;
-    Keep(named_, {.victim = {choice->pid, "", std::string(choice->limit_of)},
-                  .directory = absl::StrCat(directory_, Unescaped(*choice->below))});
     return;
   }
   const auto victim = ParseVictim(line);
   if (!victim) return;
-  const auto chosen = std::exchange(chosen_, std::nullopt);
-  const bool same = chosen && chosen->pid == victim->pid;
+  const bool same = chosen_ && chosen_->pid == victim->pid;
   // It is the chosen one's in any case, unless an old kernel has passed over that without a word.
-  if (chosen && chosen->ours && (same || victim->killed)) {
-    const auto found = std::find_if(named_.rbegin(), named_.rend(), [&](const Named& named) {
-      return named.victim.pid == chosen->pid;
-    });
-    if (found != named_.rend()) {
-      found->victim.name = std::string(victim->name);
-      found->counted = true;
-      if (!victim->killed) named_.erase(std::next(found).base());
-    }
+  if (Named* named = LastChosen(); named != nullptr && (same || victim->killed)) {
+    named->victim.name = std::string(victim->name);
+    named->counted = true;
+    if (!victim->killed) named_.erase(named_.begin() + (named - named_.data()));
   }
+  const auto chosen = std::exchange(chosen_, std::nullopt);
   if (!knows_pids_ || !victim->killed) return;
   // Where no name means anything, pids do. The choice's is 0 if its line was broken in two.
   const bool chosen_means_it = cgroup_.empty() && chosen && chosen->pid != 0;
   if (cgroup_.empty() || !same)
     Keep(unnamed_, {{chosen_means_it ? chosen->pid : victim->pid, std::string(victim->name), ""}});
+}
+
+LoggedKills::Named* LoggedKills::LastChosen() {
+  if (!chosen_ || !chosen_->ours) return nullptr;
+  const auto found = std::find_if(named_.rbegin(), named_.rend(), [this](const Named& named) {
+    return named.victim.pid == chosen_->pid;
+  });
+  return found == named_.rend() ? nullptr : &*found;
 }
 
 }  // namespace feather::oom

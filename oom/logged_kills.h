@@ -23,7 +23,7 @@ class LoggedKills : public KernelLogListener {
  public:
   // In the container's cgroup or one below.
   struct Named {
-    Victim victim;          // without a name until it is counted
+    Victim victim;
     std::string directory;  // of its cgroup, absolute
     // Its counter has been raised: the line that comes after that has been read.
     bool counted = false;
@@ -46,9 +46,12 @@ class LoggedKills : public KernelLogListener {
 
   void Hear(absl::string_view line) override;
 
-  static constexpr size_t kMostKept = 256;
+  static constexpr size_t kMostKept = 64;
 
  private:
+  // That of the last choice, if it is among them.
+  Named* LastChosen();
+
   const std::string directory_;
   // As the log names it; empty: not known.
   const std::string cgroup_;

@@ -1,11 +1,21 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <utility>
 
 #include "oom/watch.h"
+#include "runtime/base/async.h"
+#include "runtime/base/no_memory.h"
 
 namespace feather::oom {
+
+// A reading from the loop; false if it was refused memory: it is to be made again.
+template <typename State>
+bool TryToRead(State& state, void (State::*read)()) noexcept {
+  return CatchNoMemory([&] { (state.*read)(); }).ok();
+}
+inline constexpr Clock::duration kRetryAfter = std::chrono::milliseconds(100);
 
 // A Watch by way of a state that it shares with the coroutines that work on it, and closes at its
 // end. `State` has Read, Finish, Close and counters.

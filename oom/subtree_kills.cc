@@ -45,6 +45,7 @@ uint64_t SubtreeKills::Add(uint64_t own, std::vector<pid_t> processes) {
   if (counter_ != nullptr) now = ReadBelow(all);
   const uint64_t rise = own - std::min(own, own_.kills);
   if (log_ && (counter_ != nullptr || rise > 0)) log_->Read();
+  MakeRoomForVictims();
 
   own_.kills = own;
   total_ += rise;
@@ -85,11 +86,17 @@ uint64_t SubtreeKills::Add(uint64_t own, std::vector<pid_t> processes) {
 uint64_t SubtreeKills::AddRemoved() {
   if (!log_) return total_;
   log_->Read();
+  MakeRoomForVictims();
   total_ += log_->named().size();
+  for (LoggedKills::Named& kill : log_->named()) victims_.push_back(std::move(kill.victim));
   log_->named().clear();
   total_ += TakeUnnamed(own_);
   for (const auto& [inode, cgroup] : seen_) total_ += TakeUnnamed(cgroup);
   return total_;
+}
+
+void SubtreeKills::MakeRoomForVictims() {
+  if (log_) victims_.reserve(victims_.size() + log_->named().size() + log_->unnamed().size());
 }
 
 SubtreeKills::Cgroups SubtreeKills::ReadBelow(bool& all) {
@@ -131,27 +138,31 @@ uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   if (!log_) return 0;
   if (kills > 0) cgroup.rose_at = Clock::now();
   // These first: the last choice may be of a kill that is not counted yet.
-  std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
+  std::erase_if(log_->unnamed(), [&](LoggedKills::Unnamed& kill) {
     if (!kill.certain || !Contains(cgroup.processes, kill.victim.pid)) return false;
     uint64_t& counted = cgroup.unlogged > 0 ? cgroup.unlogged : kills;
+    if (counted > 0) victims_.push_back(std::move(kill.victim));
     counted -= std::min<uint64_t>(counted, 1);
     return true;
   });
   uint64_t earlier = 0;
-  std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
+  std::erase_if(log_->named(), [&](LoggedKills::Named& kill) {
     if (counter_ != nullptr && kill.directory != cgroup.path) return false;
-    if (kills > 0) {
-      --kills;
-      return true;
-    }
     // The others' count may be to come.
-    if (kill.certain && made) ++earlier;
-    return kill.certain;
+    if (kills == 0 && !kill.certain) return false;
+    if (kills == 0 && !made) return true;
+    if (kills > 0)
+      --kills;
+    else
+      ++earlier;
+    victims_.push_back(std::move(kill.victim));
+    return true;
   });
   cgroup.unlogged += kills;
-  std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
+  std::erase_if(log_->unnamed(), [&](LoggedKills::Unnamed& kill) {
     if (cgroup.unlogged == 0 || !Contains(cgroup.processes, kill.victim.pid)) return false;
     --cgroup.unlogged;
+    victims_.push_back(std::move(kill.victim));
     return true;
   });
   // What there is of them was read.
@@ -163,10 +174,12 @@ uint64_t SubtreeKills::TakeGone(const Cgroups& now, bool all) {
   if (!log_) return 0;
   uint64_t kills = 0;
   if (counter_ != nullptr) {
-    kills = std::erase_if(log_->named(), [&](const LoggedKills::Named& kill) {
+    kills = std::erase_if(log_->named(), [&](LoggedKills::Named& kill) {
       // Match has left no certain one of those that were read.
       const bool left_out = !all && kill.certain;
-      return kill.directory != own_.path && (left_out || !IsThere(kill.directory));
+      if (kill.directory == own_.path || (!left_out && IsThere(kill.directory))) return false;
+      victims_.push_back(std::move(kill.victim));
+      return true;
     });
     for (const auto& [inode, cgroup] : seen_)
       if (!log_->unnamed().empty() && !now.contains(inode) && !IsThere(cgroup.path, inode))
@@ -178,8 +191,10 @@ uint64_t SubtreeKills::TakeGone(const Cgroups& now, bool all) {
 }
 
 uint64_t SubtreeKills::TakeUnnamed(const Cgroup& gone) {
-  const uint64_t found = std::erase_if(log_->unnamed(), [&](const LoggedKills::Unnamed& kill) {
-    return Contains(gone.processes, kill.victim.pid);
+  const uint64_t found = std::erase_if(log_->unnamed(), [&](LoggedKills::Unnamed& kill) {
+    if (!Contains(gone.processes, kill.victim.pid)) return false;
+    victims_.push_back(std::move(kill.victim));
+    return true;
   });
   return found - std::min(found, gone.unlogged);
 }

@@ -7,9 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "oom/logged_kills.h"
+#include "oom/watch.h"
 #include "runtime/base/async.h"
 
 namespace feather::oom {
@@ -44,6 +46,9 @@ class SubtreeKills {
   uint64_t AddRemoved();
   // No reading comes any more: lets go of the log.
   void Close() { log_.reset(); }
+  // Whom the readings since the last call have counted, as far as the log tells. A line that names
+  // no cgroup comes after the count, and so does its victim.
+  std::vector<Victim> TakeVictims() { return std::exchange(victims_, {}); }
   // The errno for which Add could not read all that is there, for want of descriptors, say; 0: it
   // could.
   int error() const { return error_; }
@@ -60,6 +65,8 @@ class SubtreeKills {
   };
   using Cgroups = std::map<ino_t, Cgroup>;
 
+  // A kill is counted and its line taken, or neither: what is between needs no memory.
+  void MakeRoomForVictims();
   Cgroups ReadBelow(bool& all);
   std::string CounterOf(const std::string& cgroup) const;
   // Needs no descriptor. Without `inode`: a cgroup of that name.
@@ -76,6 +83,7 @@ class SubtreeKills {
   const char* const counter_;
   Cgroup own_;
   std::unique_ptr<LoggedKills> log_;
+  std::vector<Victim> victims_;
   Clock::time_point logged_at_;  // before the log was read for this reading
   Cgroups seen_;
   bool begun_ = false;

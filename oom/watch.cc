@@ -24,7 +24,7 @@ absl::StatusOr<uint64_t> CountKills(bool unified, const std::string& directory) 
 
 std::optional<Explanation> FindKillOfInit(const std::string& directory,
                                           const Beginning& beginning) {
-  LoggedKills log(directory, beginning.log.get());
+  LoggedKills log(directory, beginning.log);
   std::vector<Victim> victims;
   for (const LoggedKills::Named& kill : log.named())
     if (kill.counted) victims.push_back(kill.victim);

@@ -53,9 +53,9 @@ struct Beginning {
   // an earlier watch had told. nullopt: what is counted when the watch starts, so that a kill
   // before that is not told.
   std::optional<uint64_t> kills;
-  // The kernel's log from before the OCI runtime made the container; nullptr: from the watch's
-  // start on.
-  std::shared_ptr<KernelLogMark> log;
+  // From before the OCI runtime made the container, of the caller's; nullptr: the watch hears the
+  // kernel's log from its start on.
+  const KernelLogMark* log = nullptr;
   // Its first process, which is in none of the cgroup's lists if it has ended; 0: not known.
   pid_t init = 0;
   // cgroup2 is mounted with memory_localevents: a counter leaves out the cgroups below.
@@ -71,9 +71,9 @@ struct Beginning {
 //   kernel_record.h    reads and parses the kernel's log
 //   kernel_log.h       hears it from a moment on
 //   logged_kills.h     the kills in that
-//   explainer.h        tells who was killed
-//   subtree_kills.h    adds that, for cgroups that are gone before they were read, and, where
+//   subtree_kills.h    adds those, for cgroups that are gone before they were read, and, where
 //                      counters are of one cgroup each, those of the cgroups below
+//   explainer.h        tells people who was killed
 //   siblings.h         what a scope of systemd's that is gone had, by the counts of others
 //   cgroup1.cc, cgroup2.cc
 //

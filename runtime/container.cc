@@ -268,8 +268,10 @@ Async<absl::Status> Container::Resume() {
 }
 
 bool Container::IsFrozen(bool otherwise) const {
-  if (!cgroup_) return otherwise;
-  return feather::IsFrozen(*cgroup_).value_or(otherwise);
+  bool frozen = otherwise;
+  if (cgroup_)
+    CatchNoMemory([&] { frozen = feather::IsFrozen(*cgroup_).value_or(otherwise); }).IgnoreError();
+  return frozen;
 }
 
 Async<absl::Status> Container::Update(std::string resources) {

@@ -191,7 +191,7 @@ void Publisher::Publish(absl::string_view topic, absl::string_view type, std::st
   impl_->longest = std::max(impl_->longest, impl_->queue.size());
   if (impl_->sending) return;
   impl_->sending = true;
-  // Who hears an exception publishes it again.
+  // Exits and OOM kills are published again by whom the exception reaches: not twice.
   absl::Cleanup undo = [this, droppable] {
     impl_->sending = false;
     impl_->queue.pop_back();

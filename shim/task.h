@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "google/protobuf/timestamp.pb.h"
+#include "oom/kernel_log.h"
 #include "oom/watch.h"
 #include "runtime/base/log.h"
 #include "runtime/container.h"
@@ -33,7 +34,8 @@ struct TaskService::Task {
   std::unique_ptr<oom::Watch> oom_watch;
   // Where its memory cgroup was expected before its creation; empty: not known.
   std::string expected_cgroup;
-  oom::Beginning beginning;
+  // The kernel's log from before the OCI runtime makes it, until it is watched or has ended.
+  std::unique_ptr<oom::KernelLogMark> log_mark;
   // The kills that were counted by then in the cgroup, or in those that it may turn out to be.
   std::map<std::string, uint64_t> kills_before;
   // Of a container that could not be watched: of the kill of its init.

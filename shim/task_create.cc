@@ -68,7 +68,8 @@ absl::StatusOr<std::shared_ptr<TaskService::Task>> TaskService::NewTask(
     for (const std::string& directory : PossibleMemoryCgroups(*unified, path, request.id())) {
       ASSIGN_OR_RETURN(task->kills_before[directory], oom::CountKills(*unified, directory));
     }
-    task->beginning.log = std::make_shared<oom::KernelLogMark>();
+    // A restored one is made by its Start.
+    if (config.checkpoint.empty()) task->log_mark = std::make_unique<oom::KernelLogMark>();
   }
   // It is for the case that this process is killed: no reason not to run the
   // container. Last, since whatever fails from here on forgets it.

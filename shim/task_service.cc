@@ -124,7 +124,10 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   ExitHold hold;
   absl::Status status;
   if (process->is_init()) {
+    const bool restored = process->state == ProcessState::kCreatedCheckpoint;
+    if (restored) task->log_mark = std::make_unique<oom::KernelLogMark>();
     status = co_await container->Start(&hold);
+    if (restored && !status.ok()) task->log_mark.reset();
   } else {
     status = co_await container->StartExec(process, &hold);
   }
@@ -247,13 +250,14 @@ void TaskService::StartOomWatch(Task& task) {
     directory = cgroup->path;
     if (!unified) {
       auto memory = cgroup->controllers.find("memory");
-      if (memory == cgroup->controllers.end()) return;
+      if (memory == cgroup->controllers.end()) return task.log_mark.reset();
       directory = memory->second;
     }
   } else if (task.container->init()->pid == 0 || directory.empty()) {
     return;
   }
-  oom::Beginning beginning = task.beginning;
+  oom::Beginning beginning;
+  beginning.log = task.log_mark.get();
   beginning.init = task.container->init()->pid;
   beginning.local_events = cgroup && cgroup->local_events;
   // Elsewhere, what was there before is not known.
@@ -264,7 +268,7 @@ void TaskService::StartOomWatch(Task& task) {
       [id = task.id()](const oom::Explanation& kill) { LogOomKill(id, kill); });
   if (watch.ok()) {
     task.oom_watch = *std::move(watch);
-    task.beginning.log.reset();
+    task.log_mark.reset();
   } else {
     LogWarning("OOM kills of this container cannot be reported",
                {{"error", std::string(watch.status().message())}, {"id", task.id()}});
@@ -278,7 +282,8 @@ void TaskService::OomKilled(const Task& task) {
 }
 
 void TaskService::FindUnwatchedKill(Task& task) {
-  oom::Beginning beginning = task.beginning;
+  oom::Beginning beginning;
+  beginning.log = task.log_mark.get();
   beginning.init = task.container->init()->pid;
   const auto kill = oom::FindKillOfInit(task.expected_cgroup, beginning);
   if (!kill) return;
@@ -303,6 +308,7 @@ void TaskService::ReadOomCounters(Task& task, const Process& process) {
 void TaskService::Exited(Task& task, const Process& process) noexcept {
   // The counter was raised before the kill: an OOM is told before the exit that it caused.
   CatchNoMemory([&] { ReadOomCounters(task, process); }).IgnoreError();
+  if (process.is_init()) task.log_mark.reset();
   if (CatchNoMemory([&] { PublishExit(task.id(), process); }).ok()) return;
   try {
     auto exited = task.container->Find(process.exec_id);

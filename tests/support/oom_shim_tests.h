@@ -11,8 +11,10 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -74,6 +76,18 @@ class OomShim : public ::testing::Test {
     return cgroup->unified ? cgroup->path : cgroup->controllers.at("memory");
   }
   static bool Unified() { return Cgroup2MemoryRoot().has_value(); }
+
+  // The shim, of this container alone, does not hold the kernel's log, or not for long.
+  bool LetsGoOfTheLog(Container& container) {
+    const std::string directory = absl::StrCat("/proc/", container.shim_pid(), "/fd");
+    return ctrd_->loop().RunUntil([&] {
+      for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+        std::error_code gone;
+        if (std::filesystem::read_symlink(entry.path(), gone) == "/dev/kmsg") return false;
+      }
+      return true;
+    });
+  }
 
   // What the shim's log says of kills, a line each.
   std::vector<std::string> Explanations() const {
@@ -391,6 +405,18 @@ TEST_F(OomShimRuntime, ARestoredContainerIsWatched) {
   EXPECT_THAT(Ends("a"), ::testing::ElementsAre("/tasks/oom a", "/tasks/exit a 137"));
 }
 
+TEST_F(OomShimRuntime, TheLogIsNotHeldForARestoredContainerUntilItIsMadeNorAfterItFailed) {
+  Instead("restore", "exit 1");
+  Container& c = ctrd_->New("a", Limited("sleep 1000"));
+  task::CreateTaskRequest request = c.CreateRequest();
+  request.set_checkpoint("/images/a");
+  ASSERT_TRUE(c.Create(request).ok());
+  EXPECT_TRUE(LetsGoOfTheLog(c));
+  EXPECT_FALSE(c.Start().ok());
+  EXPECT_TRUE(LetsGoOfTheLog(c));
+  EXPECT_TRUE(c.Remove().ok());
+}
+
 // However a container ends, or does not begin: the shim, which another one keeps, has as many
 // descriptors as before, and no inotify instance.
 TEST_F(OomShimRuntime, NothingIsHeldForAContainerAfterItsEnd) {
@@ -512,6 +538,7 @@ class OomShimBeforeStart : public OomShimRuntime {
   void ExpectToldBeforeTheExit(Container& c) {
     EXPECT_FALSE(c.Start().ok());
     EXPECT_NE(ctrd_->WaitForExit(c.id(), c.id()), nullptr);
+    EXPECT_TRUE(LetsGoOfTheLog(c));
     EXPECT_TRUE(c.Remove().ok());
     EXPECT_TRUE(ctrd_->WaitForDelete(c.id()));
     const std::string id = c.id();

@@ -288,7 +288,8 @@ TEST_F(OomCgroup1, ALogThatIsOpenedLateTellsNobodyWhatWasBefore) {
   for (LoggedKills* log : {&*first, &second}) {
     log->Read();
     EXPECT_TRUE(log->named().empty());
-    for (const LoggedKills::Unnamed& kill : log->unnamed()) EXPECT_NE(kill.victim.pid, victim.pid());
+    for (const LoggedKills::Unnamed& kill : log->unnamed())
+      EXPECT_NE(kill.victim.pid, victim.pid());
   }
 }
 
@@ -505,7 +506,8 @@ TEST_F(OomCgroup1, FindsTheKillOfAnInitWhoseCgroupIsGone) {
     Member init(*cgroup_, [] { EatMemory(kTooMuch); });
     Beginning beginning;
     beginning.init = init.pid();
-    beginning.log = std::make_shared<KernelLogMark>();
+    const KernelLogMark mark;
+    beginning.log = &mark;
     if (killed) {
       EXPECT_TRUE(init.RunToItsKill());
     } else {

@@ -110,6 +110,13 @@ class OomSubtreeKills : public OomLoggedKills {
     return kills_->Add(own, {});
   }
 
+  std::string Victims() {
+    std::string text;
+    for (const Victim& victim : kills_->TakeVictims())
+      absl::StrAppend(&text, victim.pid, " ", victim.name, " ", victim.limit_of, "; ");
+    return text;
+  }
+
   std::optional<SubtreeKills> kills_;
 
  private:
@@ -389,6 +396,36 @@ TEST_F(OomSubtreeKills, TakesTheKillOfAProcessWhoseLineIsReadBeforeItsCount) {
   EXPECT_EQ(Read(), 1u);
 }
 
+// By name, at the count; by the processes that were seen, when the line is there; and not those of
+// others, not even where their pids are given anew.
+TEST_F(OomSubtreeKills, HaveTheVictimsThatTheyCount) {
+  Count("/a", 0, "7\n8\n");
+  Count("/b", 0, "9\n");
+  Kill(8);
+  EXPECT_EQ(Read(), 0u);
+  EXPECT_EQ(Victims(), "");
+  Choose("/a", 7);
+  Count("/a", 1, "7\n8\n");
+  EXPECT_EQ(Read(), 1u);
+  EXPECT_EQ(Victims(), "7 dd /pod; ");
+  Kill(7);
+  Count("/a", 2, "7\n8\n");
+  EXPECT_EQ(Read(), 2u);
+  EXPECT_EQ(Victims(), "");
+  Kill(8);
+  EXPECT_EQ(Read(), 2u);
+  EXPECT_EQ(Victims(), "8 dd ; ");
+  Choose("/b", 9);
+  Kill(9);
+  Remove("/b");
+  EXPECT_EQ(Read(), 3u);
+  EXPECT_EQ(Victims(), "9 dd /pod; ");
+  Choose("", kInit);
+  Kill(kInit);
+  EXPECT_EQ(kills_->AddRemoved(), 4u);
+  EXPECT_EQ(Victims(), absl::StrCat(kInit, " dd /pod; "));
+}
+
 // Where the cgroup's counter has those below, too.
 class OomKillsInOneCount : public OomLoggedKills {
  protected:
@@ -461,6 +498,28 @@ TEST_F(OomKillsInOneCount, AreTheOneThatIsChosenAfterOneWithoutAName) {
   EXPECT_EQ(Read({7}, 1), 1u);
   Kill(9);
   EXPECT_EQ(kills_->AddRemoved(), 2u);
+}
+
+// Lines are lost between a choice and its kill, or with the kill.
+TEST_F(OomKillsInOneCount, AreNotTakenTwiceWhereLinesWereLost) {
+  EXPECT_EQ(Read({7, 8}), 0u);
+  Choose("", 7);
+  log_->Hear("");
+  Kill(7);
+  EXPECT_EQ(Read({8}, 1), 1u);
+  Choose("", 8);
+  EXPECT_EQ(Read({8}, 1), 1u);
+  log_->Hear("");
+  EXPECT_EQ(Read({8}, 2), 2u);
+  EXPECT_EQ(Read({8}, 2), 2u);
+  EXPECT_EQ(kills_->AddRemoved(), 2u);
+}
+
+TEST_F(OomKillsInOneCount, AreNoneOfAChoiceWhoseEndIsLost) {
+  Choose("", 7);
+  log_->Hear("");
+  EXPECT_EQ(Read({7}), 0u);
+  EXPECT_EQ(kills_->AddRemoved(), 0u);
 }
 
 TEST_F(OomKillsInOneCount, AreThoseRightAfterACountToo) {
