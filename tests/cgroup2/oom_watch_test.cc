@@ -378,8 +378,10 @@ TEST_F(OomWatch, TellsAKillFromBeforeItsStartOfACgroupThatIsTheContainersOwn) {
   EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path()).value(), 0u);
   EXPECT_EQ(CountKills(/*unified=*/true, cgroup_->path() + "/none").value(), 0u);
   Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+  const KernelLogMark mark;
   Beginning beginning;
   beginning.kills = 0;
+  beginning.log = &mark;
   beginning.init = init.pid();
   EXPECT_TRUE(init.RunToItsKill());
   auto watch = Watch::Start(
