@@ -12,6 +12,7 @@
 #include "proto/cgroups_v2.pb.h"
 #include "proto/runc_options.pb.h"
 #include "runtime/base/file.h"
+#include "tests/support/sandbox_fixture.h"
 #include "tests/support/shim_test.h"
 #include "tests/support/subprocess.h"
 
@@ -310,6 +311,37 @@ TEST_P(Checkpoint, EmptyNamespacesReachTheRuntime) {
   ASSERT_THAT(c.Start(), IsOk());
   EXPECT_TRUE(Answers(c, "three", "3 three\n"));
   EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+// As CRI's pods and nerdctl have it: the namespace is somebody else's, stays when the container has
+// ended, and is what the restored one gets. Checklist: R7, R8.
+TEST_P(Checkpoint, ANetworkNamespaceByItsPathIsTheRestoredContainersToo) {
+  NetworkNamespace network(ctrd().directory() + "/netns", /*user=*/false);
+  ContainerOptions options = Counter();
+  options.spec.patch = absl::StrCat(R"({"linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"},
+      {"type": "uts"}, {"type": "mount"}, {"type": "network", "path": ")",
+                                    network.path(), R"("}]}})");
+  for (const char* empty : {"", "network"}) {
+    SCOPED_TRACE(absl::StrCat("empty_namespaces: ", empty));
+    Container& a = New("a", options);
+    ASSERT_THAT(a.Run(), IsOk());
+    EXPECT_EQ(NetworkOf(absl::StrCat(a.State()->pid())), network.name());
+    ASSERT_TRUE(Answers(a, "one", "1 one\n"));
+    Options asked;
+    if (*empty != '\0') asked.add_empty_namespaces(empty);
+    const std::string image = Image(absl::StrCat("path-", empty).c_str());
+    ASSERT_THAT(SaveAndEnd(a, image, asked), IsOk())
+        << ReadFile(a.bundle() + "/criu-dump.log").value_or("");
+    EXPECT_EQ(a.Wait()->exit_status(), 137u);
+    EXPECT_THAT(a.Remove(), IsOk());
+
+    Container& b = Restored("a", image, options);
+    auto pid = b.Start();
+    ASSERT_THAT(pid, IsOk()) << ReadFile(b.bundle() + "/work/restore.log").value_or("");
+    EXPECT_EQ(NetworkOf(absl::StrCat(*pid)), network.name());
+    EXPECT_TRUE(Answers(b, "two", "2 two\n"));
+    EXPECT_THAT(b.KillAndRemove(), IsOk());
+  }
 }
 
 // What moves a running container does: first an image of its memory while it runs, which the OCI
