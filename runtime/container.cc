@@ -146,8 +146,9 @@ Async<absl::Status> Container::MakeInit(MakesInit make) {
   args.started = [stdio = init_->stdio] { stdio->RuntimeStarted(); };
 
   std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
-  // Somebody else's container of this id, which the OCI runtime is about to complain of.
-  const bool foreign = runtime_.HasState();
+  // Somebody else's container of this id, which the OCI runtime is about to complain of; not what
+  // an earlier restoration has left.
+  const bool foreign = !left_over_ && runtime_.HasState();
   made_ = !foreign;
   Async<absl::Status> making = make(std::move(args));
   absl::Status status = co_await std::move(making);

@@ -188,6 +188,31 @@ exec runc "$@"
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
+// What the first has left is in the way of the second; its deletion must not be left to nobody.
+TEST_F(Unserved, WhatAFailedRestorationHasLeftIsDeletedAfterAnotherOneThatFails) {
+  settings_.runtime = WriteRuntime("runc-cannot-restore", R"(
+case " $* " in
+*' restore '*)
+  runc --root "$2" create a </dev/null >/dev/null 2>&1 && touch "$0.made"
+  exit 1;;
+*' delete '*)
+  [ -e "$0.can" ] || { touch "$0.can"; echo cannot >&2; exit 1; };;
+esac
+exec runc "$@"
+)");
+  Container& c = New("a");
+  task::CreateTaskRequest request = c.CreateRequest();
+  request.set_checkpoint("/image");
+  ASSERT_THAT(c.Create(request), IsOk());
+  EXPECT_THAT(c.Start(), IsError(kUnknown, "OCI runtime restore failed"));
+  for (const char* file : {".made", ".can"})
+    EXPECT_EQ(access((settings_.runtime + file).c_str(), F_OK), 0) << file;
+  EXPECT_THAT(c.Start(), IsError(kUnknown, "OCI runtime restore failed"));
+  // A container of the OCI runtime, if it is there still, is found behind the test.
+  EXPECT_THAT(c.Delete(), IsOk());
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
 class ExecWithoutAClient : public Unserved {
  protected:
   // Its start waits for the client.
