@@ -215,13 +215,13 @@ absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup) {
 
 absl::StatusOr<bool> IsFrozen(const Cgroup& cgroup) {
   if (cgroup.unified) {
-    ASSIGN_OR_RETURN(std::string events, ReadFile(cgroup.path + "/cgroup.events"));
-    return absl::StrContains(events, "frozen 1\n");
+    ASSIGN_OR_RETURN(std::string asked, ReadFile(cgroup.path + "/cgroup.freeze"));
+    return absl::StartsWith(asked, "1");
   }
   const auto freezer = cgroup.controllers.find("freezer");
   if (freezer == cgroup.controllers.end()) return absl::NotFoundError("no freezer");
   ASSIGN_OR_RETURN(std::string state, ReadFile(freezer->second + "/freezer.state"));
-  return absl::StartsWith(state, "FROZEN");
+  return !absl::StartsWith(state, "THAWED");
 }
 
 absl::Status EnableControllers(const std::string& mount_point, const std::string& path) {

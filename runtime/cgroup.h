@@ -51,7 +51,8 @@ absl::StatusOr<Cgroup> ParseCgroup(bool unified, absl::string_view proc_cgroup,
 // NotFound if there is no such cgroup at all.
 absl::StatusOr<std::vector<pid_t>> CgroupPids(const Cgroup& cgroup);
 
-// Whether its processes stand still, by freezer.state (cgroup1) or cgroup.events; an error where
+// Whether its processes stand still, or will without anything more being asked for, by
+// freezer.state (cgroup1, which may say FREEZING for a while) or cgroup.freeze; an error where
 // there is none to be read.
 absl::StatusOr<bool> IsFrozen(const Cgroup& cgroup);
 

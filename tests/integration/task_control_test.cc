@@ -1,6 +1,8 @@
 // Pause, Resume, Update and Stats with the OCI runtimes of this machine.
 #include <signal.h>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "proto/cgroups_v1.pb.h"
 #include "runtime/base/file.h"
 #include "runtime/base/status.h"
@@ -33,13 +35,13 @@ class Control : public RuntimeTest {
     return metrics;
   }
   // Of the container's freezer.
-  std::string Freezer(Container& c) {
+  std::string FreezerFile(Container& c) {
     auto cgroup = FindCgroup(static_cast<pid_t>(c.State()->pid()));
     if (!cgroup.ok()) return cgroup.status().ToString();
-    std::string file = cgroup->unified ? cgroup->path + "/cgroup.freeze"
-                                       : cgroup->controllers["freezer"] + "/freezer.state";
-    return ReadFile(file).value_or("");
+    return cgroup->unified ? cgroup->path + "/cgroup.freeze"
+                           : cgroup->controllers["freezer"] + "/freezer.state";
   }
+  std::string Freezer(Container& c) { return ReadFile(FreezerFile(c)).value_or(""); }
 };
 INSTANTIATE_TEST_SUITE_P(Runtimes, Control, kRuntimes, RuntimeName);
 
@@ -59,6 +61,29 @@ TEST_P(Control, PauseFreezesTheContainerAndResumeThawsIt) {
   ASSERT_TRUE(ctrd().WaitForDelete("a"));
   EXPECT_THAT(ctrd().events().Summaries("a"),
               ::testing::IsSupersetOf({"/tasks/paused a", "/tasks/resumed a"}));
+}
+
+// A process that has not the processor does not stand still at once: nobody may take the container
+// for one that runs, or it could not be resumed any more.
+TEST_P(Control, APauseThatIsKilledWhileTheProcessesFreezeIsOne) {
+  settings_.runtime = WriteRuntime("killed-while-freezing", absl::StrCat(R"sh(
+case " $* " in *' pause '*)
+  [ -e "$0.seen" ] || { touch "$0.seen"; cat "$0.what" > "$(cat "$0.freezer")"; kill -KILL $$; };;
+esac
+exec )sh",
+                                                                         GetParam(), " \"$@\"\n"));
+  Container& c = New("a", Shell("for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"));
+  ASSERT_THAT(c.Run(), IsOk());
+  const std::string file = FreezerFile(c);
+  const bool unified = absl::EndsWith(file, "cgroup.freeze");
+  ASSERT_THAT(WriteFile(settings_.runtime + ".freezer", file, 0600), IsOk());
+  ASSERT_THAT(WriteFile(settings_.runtime + ".what", unified ? "1" : "FROZEN", 0600), IsOk());
+  EXPECT_THAT(c.Pause(), IsError(kUnknown, "exit status 137"));
+  EXPECT_EQ(c.State()->status(), PAUSED);
+  EXPECT_THAT(c.Resume(), IsOk());
+  EXPECT_EQ(c.State()->status(), RUNNING);
+  EXPECT_THAT(Freezer(c), ::testing::AnyOf("THAWED\n", "0\n"));
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
 // Checklist: R3, R5.

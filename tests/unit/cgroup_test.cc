@@ -283,10 +283,11 @@ TEST_F(IsFrozenTest, ReadsWhatEitherHierarchyHas) {
   v2.unified = true;
   v2.path = Path("v2");
   for (const Cgroup& cgroup : {v1, v2}) EXPECT_FALSE(IsFrozen(cgroup).ok());
-  for (const bool frozen : {false, true}) {
-    Add("v1/freezer.state", frozen ? "FROZEN\n" : "FREEZING\n");
-    Add("v2/cgroup.events", absl::StrCat("populated 1\nfrozen ", frozen ? 1 : 0, "\n"));
-    for (const Cgroup& cgroup : {v1, v2}) EXPECT_EQ(IsFrozen(cgroup).value(), frozen);
+  for (const char* state : {"THAWED\n", "FREEZING\n", "FROZEN\n"}) {
+    const bool frozen = *state == 'F';
+    Add("v1/freezer.state", state);
+    Add("v2/cgroup.freeze", frozen ? "1\n" : "0\n");
+    for (const Cgroup& cgroup : {v1, v2}) EXPECT_EQ(IsFrozen(cgroup).value(), frozen) << state;
   }
 }
 
