@@ -238,7 +238,8 @@ class Shim {
       if (error || server_->connections() > 0) return;
       // containerd that finds no answer for a while, after a restart, takes a shim for dead.
       bool given_up = access(bundle_.c_str(), F_OK) < 0 && errno == ENOENT;
-      if (!service_.idle() || (sandbox_.exists() && !given_up)) return EndWhenIdle(kIdleLimit);
+      if (!service_.idle() || service_.has_unheard_answer() || (sandbox_.exists() && !given_up))
+        return EndWhenIdle(kIdleLimit);
       LogInfo("no container and no connection");
       BeginEnd(/*answer=*/false);
     });

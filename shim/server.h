@@ -13,8 +13,9 @@ namespace feather {
 // Serves until Shutdown came with no container left, until SIGTERM or SIGINT (containers go on
 // running; containerd then runs `delete` for them), or when it has had neither a container nor a
 // connection for kIdleLimit (for kClosedLimit, if it had a connection until then, and a container
-// before): a shim whose Create never came, or that containerd forgot to shut down. It removes its
-// socket before it stops to listen, so that no file is left behind that nobody serves.
+// before): a shim whose Create never came, or that containerd forgot to shut down; not with the
+// answer to a Delete that its caller has not heard, who may be a containerd that is away. It
+// removes its socket before it stops to listen, so that no file is left behind that nobody serves.
 //
 // The exit code.
 int RunServer(const Flags& flags, const rpc::Transport& transport);

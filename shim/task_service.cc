@@ -97,6 +97,12 @@ bool TaskService::idle() const {
   return creating_.empty();
 }
 
+bool TaskService::has_unheard_answer() const {
+  for (const auto& [id, task] : tasks_)
+    if (task->deleted && !task->forgotten()) return true;
+  return false;
+}
+
 bool TaskService::Exists(const std::string& id) const {
   auto known = tasks_.find(id);
   return (known != tasks_.end() && !known->second->deleted) || creating_.contains(id);

@@ -57,6 +57,8 @@ class TaskService {
   // No container exists or is being created; one that has ended and that containerd has given up
   // does not count.
   bool idle() const;
+  // Has the answer to a Delete whose caller gave up, for one who may come yet.
+  bool has_unheard_answer() const;
   // Calls `on_shutdown` if there is neither a container nor a sandbox.
   void EndIfUnused();
 

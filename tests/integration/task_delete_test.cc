@@ -150,6 +150,28 @@ TEST_F(Delete, GoesOnWhenTheCallersTimeIsOverAndKeepsItsAnswer) {
   EXPECT_THAT(c.Shutdown(), IsOk());
 }
 
+// A containerd that was killed meanwhile is back after five seconds (RestartSec) or more, and has
+// to learn what the container ended with.
+TEST_F(Delete, KeepsItsAnswerAndTheShimWhileContainerdIsAway) {
+  HangIn("delete");
+  Container& c = New("a", Shell("exit 6"));
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  SendDelete(c);
+  EXPECT_THAT(c.State(), IsOk());  // the Delete has arrived
+  c.Disconnect();
+  Open();
+  ASSERT_TRUE(ctrd().WaitForDelete("a"));
+  EXPECT_FALSE(ctrd().loop().RunUntil([&] { return ctrd().ExitOf(c.shim_pid()).has_value(); },
+                                      std::chrono::seconds(7)));
+  ASSERT_THAT(c.Connect(), IsOk());
+  auto again = c.Delete();
+  ASSERT_THAT(again, IsOk());
+  EXPECT_EQ(again->exit_status(), 6u);
+  EXPECT_EQ(DeletionsTold(), 1);
+  EXPECT_THAT(c.Shutdown(), IsOk());
+}
+
 TEST_F(Delete, ACreationDropsTheAnswerThatNobodyHasHeard) {
   HangIn("delete");
   Container& c = New("a", Shell("exit 6"));
