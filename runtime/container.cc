@@ -164,7 +164,9 @@ Async<> Container::DeleteFailed() {
   left_over_ = true;
   absl::Status deleted = co_await runtime_.Delete(true);
   made_ = left_over_ = !deleted.ok();
-  if (left_over_)
+  if (!left_over_)
+    cgroup_.reset();
+  else
     LogError("cannot delete a container whose creation failed",
              {{"error", std::string(deleted.message())}, {"id", config_.id}});
 }
@@ -212,7 +214,7 @@ Async<absl::Status> Container::Start(ExitHold* hold) {
     if (init_->stdio) co_await init_->stdio->Close();
     co_return restored;
   }
-  CO_RETURN_IF_ERROR(co_await runtime_.Start());
+  CO_RETURN_IF_ERROR(co_await runtime_.Start(std::shared_ptr<Event>(init_, &init_->gone)));
   // An exit that is held back comes after this.
   if (init_->state == ProcessState::kCreated) init_->state = ProcessState::kRunning;
   co_return absl::OkStatus();

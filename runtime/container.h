@@ -36,6 +36,7 @@ struct Process {
   pid_t pid = 0;  // 0 until the OCI runtime has made it
   Exit exit;      // pid, status and time, once `exited` is set
   Event exited;
+  Event gone;  // reaped; `exited` may be held back
 
   // An exit that arrives while somebody has an event to publish first waits here (ExitHold).
   int exit_holds = 0;

@@ -29,6 +29,7 @@ void Container::Disown(Process& process) {
 
 void Container::Reaped(std::shared_ptr<Process> process, const Exit& exit) {
   if (process->pid != exit.pid) return;
+  process->gone.Set();
   if (process->is_init()) {
     init_gone_ = true;
     for (const auto& [exec_id, exec] : execs_)

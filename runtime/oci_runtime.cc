@@ -107,6 +107,14 @@ absl::StatusOr<UniqueFd> OpenPipe(Child& child) {
   return writer;
 }
 
+Async<> EndUseless(std::shared_ptr<Child> child, pid_t pid, std::shared_ptr<Event> useless) {
+  std::vector<Event*> either = {&child->ended, useless.get()};
+  co_await WaitAny(std::move(either), std::nullopt);
+  if (!child->ended.set())
+    co_await child->ended.WaitUntil(Clock::now() + OciRuntime::kUselessLimit);
+  if (!child->ended.set()) kill(pid, SIGKILL);
+}
+
 void AppendFlag(std::vector<std::string>& arguments, bool wanted, absl::string_view flag) {
   if (wanted) arguments.emplace_back(flag);
 }
@@ -191,6 +199,10 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   });
   output.Reset();
   if (invocation.started) invocation.started();
+  if (invocation.useless) {
+    auto executor = co_await asio::this_coro::executor;
+    Spawn(executor, EndUseless(child, *pid, std::move(invocation.useless)));
+  }
   co_await AwaitEnd(child);
   running.pid = 0;
   if (child->exit.status == 0) co_return absl::OkStatus();
@@ -245,9 +257,11 @@ Async<absl::Status> OciRuntime::Create(CreateArgs args) {
   co_return co_await Run("OCI runtime create failed", std::move(invocation));
 }
 
-Async<absl::Status> OciRuntime::Start() {
-  std::vector<std::string> arguments = {"start", config_.id};
-  co_return co_await Run("OCI runtime start failed", std::move(arguments));
+Async<absl::Status> OciRuntime::Start(std::shared_ptr<Event> init_gone) {
+  Invocation invocation;
+  invocation.arguments = {"start", config_.id};
+  invocation.useless = std::move(init_gone);
+  co_return co_await Run("OCI runtime start failed", std::move(invocation));
 }
 
 Async<absl::Status> OciRuntime::Exec(ExecArgs args) {

@@ -3,7 +3,9 @@
 #include <sys/types.h>
 
 #include <array>
+#include <chrono>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -58,7 +60,10 @@ class OciRuntime {
     std::function<void()> started;
   };
   Async<absl::Status> Create(CreateArgs args);
-  Async<absl::Status> Start();
+  // `init_gone` is set when the init has been reaped: a start that still runs kUselessLimit later
+  // is killed. (crun waits for ever, up to 1.8.1 at least, for an init that is killed meanwhile.)
+  Async<absl::Status> Start(std::shared_ptr<Event> init_gone = nullptr);
+  static constexpr Clock::duration kUselessLimit = std::chrono::seconds(5);
 
   struct ExecArgs {
     std::string process_file;  // JSON of the OCI process object
@@ -110,9 +115,10 @@ class OciRuntime {
   struct Invocation {
     std::vector<std::string> arguments;  // after the common ones
     Stdio stdio = {-1, -1, -1};
-    bool capture = true;            // 1 and 2, where they are -1
-    std::string input;              // stdin, if not empty
-    std::function<void()> started;  // may be empty
+    bool capture = true;             // 1 and 2, where they are -1
+    std::string input;               // stdin, if not empty
+    std::function<void()> started;   // may be empty
+    std::shared_ptr<Event> useless;  // once set, kUselessLimit is left; none: as long as it takes
   };
 
   // The error is go-runc's: what became of the process, without the log.

@@ -6,8 +6,10 @@
 
 namespace feather {
 
-void Spawn(asio::io_context& io, Async<> work) {
-  asio::co_spawn(io, std::move(work), [](std::exception_ptr error) {
+void Spawn(asio::io_context& io, Async<> work) { Spawn(io.get_executor(), std::move(work)); }
+
+void Spawn(const asio::any_io_executor& executor, Async<> work) {
+  asio::co_spawn(executor, std::move(work), [](std::exception_ptr error) {
     if (error) std::rethrow_exception(error);
   });
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/experimental/as_tuple.hpp>
@@ -29,6 +30,7 @@ inline constexpr auto kAwait = asio::experimental::as_tuple(asio::use_awaitable)
 // Spawns a coroutine whose end nobody waits for. An exception out of it is a bug and ends the
 // program.
 void Spawn(asio::io_context& io, Async<> work);
+void Spawn(const asio::any_io_executor& executor, Async<> work);
 
 Async<> SleepFor(Clock::duration duration);
 

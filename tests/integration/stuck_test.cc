@@ -222,6 +222,27 @@ TEST_F(Stuck, ARuntimeThatHangsInTheKernelHoldsItsOwnContainerUpOnly) {
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
+// crun's did, waiting for an init that had been killed to say that it begins.
+TEST_F(Stuck, AStartThatHangsAfterItsInitHasEndedIsEndedAndTheExitIsTold) {
+  settings_.runtime = WriteRuntime("hangs",
+                                   "case \" $* \" in\n"
+                                   "  *' start a '*) kill -9 $(cat init.pid); exec sleep 1000 ;;\n"
+                                   "esac\n"
+                                   "exec runc \"$@\"\n");
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  ASSERT_THAT(c.Create(), IsOk());
+  auto wait = c.WaitAsync();
+  EXPECT_THAT(c.Start(), IsError(kUnknown, "OCI runtime start failed"));
+  EXPECT_EQ(wait.Get()->exit_status(), 128u + SIGKILL);
+  EXPECT_THAT(c.Delete(), IsOk());
+  c.Disconnect();
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  ExpectUnharmed("a start that hung");
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
 TEST_F(Stuck, ADeletionWhoseRuntimeHangsInTheKernelGoesOnAndCanBeRetried) {
   Volume volume;
   if (!volume.usable()) GTEST_SKIP() << "no loop device or no mkfs.ext4 here";
