@@ -13,6 +13,7 @@
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
+#include "shim/exit_file.h"
 #include "shim/options.h"
 #include "shim/task.h"
 
@@ -300,6 +301,7 @@ void TaskService::ReadOomCounters(Task& task, const Process& process) {
 
 // For want of memory neither part may keep the other from its turn.
 void TaskService::Exited(Task& task, const Process& process) noexcept {
+  if (process.is_init()) NoteExit(task.container->config().bundle, process.exit);
   // The counter was raised before the kill: an OOM is told before the exit that it caused.
   try {
     ReadOomCounters(task, process);
