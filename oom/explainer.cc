@@ -15,6 +15,8 @@ namespace {
 // By now the line is there, unless the kernel was kept from writing it.
 constexpr Clock::duration kSoon = std::chrono::milliseconds(10);
 
+constexpr size_t kMostNamed = 256;
+
 }  // namespace
 
 Explainer::Explainer(asio::io_context& io, const std::string& directory, std::string limit_file,
@@ -36,6 +38,8 @@ void Explainer::Counted(const Counters& now, bool rose, bool told,
       pending_ = Explanation{directory_, limit_, now, {}};
     }).IgnoreError();
   }
+  // A container that is killed from again and again is never at rest.
+  if (named_.size() > kMostNamed) named_.clear();
   CatchNoMemory([&] {
     for (Victim& victim : victims) {
       // The log has a group's first victim twice.

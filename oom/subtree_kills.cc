@@ -28,7 +28,7 @@ SubtreeKills::SubtreeKills(std::string directory, const char* counter,
                            std::unique_ptr<LoggedKills> log, pid_t init)
     : counter_(counter), log_(std::move(log)) {
   own_.path = std::move(directory);
-  if (init != 0) own_.processes = {init};
+  if (init != 0) own_.processes = own_.last = {init};
 }
 
 void SubtreeKills::ReadLog() {
@@ -46,29 +46,21 @@ uint64_t SubtreeKills::Add(uint64_t own, std::vector<pid_t> processes) {
   const uint64_t rise = own - std::min(own, own_.kills);
   if (log_ && (counter_ != nullptr || rise > 0)) log_->Read();
   MakeRoomForVictims();
+  if (!processes.empty()) Saw(own_, std::move(processes));
 
   own_.kills = own;
   total_ += rise;
   Match(own_, rise, /*made=*/false);
-  if (!processes.empty()) own_.processes = std::move(processes);
   // Not in the total before they are in `seen_`: what throws in between must not count them twice.
   uint64_t rises = 0;
   for (auto& [inode, cgroup] : now) {
     const auto before = seen_.find(inode);
     const bool made = before == seen_.end();
-    uint64_t counted = 0;
-    std::vector<pid_t> there_now = std::exchange(cgroup.processes, {});
-    if (!made) {
-      counted = std::min(before->second.kills, cgroup.kills);
-      cgroup.processes = before->second.processes;
-      cgroup.unlogged = before->second.unlogged;
-      cgroup.rose_at = before->second.rose_at;
-    }
+    const uint64_t counted = made ? 0 : std::min(before->second.kills, cgroup.kills);
     // Of one that may have been left out, only what the log has is new for certain.
     const uint64_t rise_below = made && !seen_all_ ? 0 : cgroup.kills - counted;
     total_ += Match(cgroup, rise_below, made);
     rises += rise_below;
-    cgroup.processes = std::move(there_now);
   }
   total_ += TakeGone(now, all);
   // One that is there, but cannot be read just now, would be new to the next reading.
@@ -99,6 +91,14 @@ void SubtreeKills::MakeRoomForVictims() {
   if (log_) victims_.reserve(victims_.size() + log_->named().size() + log_->unnamed().size());
 }
 
+void SubtreeKills::Saw(Cgroup& cgroup, std::vector<pid_t> processes) {
+  constexpr size_t kMostSeen = 256;
+  if (cgroup.unlogged == 0 || cgroup.processes.size() > kMostSeen) cgroup.processes = cgroup.last;
+  for (const pid_t pid : processes)
+    if (!Contains(cgroup.processes, pid)) cgroup.processes.push_back(pid);
+  cgroup.last = std::move(processes);
+}
+
 SubtreeKills::Cgroups SubtreeKills::ReadBelow(bool& all) {
   Cgroups now;
   error_ = 0;
@@ -110,7 +110,8 @@ SubtreeKills::Cgroups SubtreeKills::ReadBelow(bool& all) {
     Cgroup cgroup;
     cgroup.path = path;
     // Before the counter: who is killed in between would be in neither.
-    if (log_) cgroup.processes = Processes(path);
+    std::vector<pid_t> processes;
+    if (log_) processes = Processes(path);
     const UniqueFd counter(open(CounterOf(path).c_str(), O_RDONLY | O_CLOEXEC));
     const Content control = counter ? ReadAgain(counter.get()) : Content{errno, {}};
     struct stat info {};
@@ -118,7 +119,12 @@ SubtreeKills::Cgroups SubtreeKills::ReadBelow(bool& all) {
       if (!IsGone(control.error)) error_ = control.error;
       continue;
     }
+    if (const auto before = seen_.find(info.st_ino); before != seen_.end()) {
+      cgroup = before->second;
+      cgroup.path = path;
+    }
     cgroup.kills = ParseCounters(control.text).oom_kill;
+    Saw(cgroup, std::move(processes));
     now.emplace(info.st_ino, std::move(cgroup));
   }
   return now;
@@ -137,6 +143,13 @@ bool SubtreeKills::IsThere(const std::string& cgroup, std::optional<ino_t> inode
 uint64_t SubtreeKills::Match(Cgroup& cgroup, uint64_t kills, bool made) {
   if (!log_) return 0;
   if (kills > 0) cgroup.rose_at = Clock::now();
+  std::erase_if(log_->named(), [&](LoggedKills::Named& kill) {
+    if (kills == 0 || !kill.certain) return false;
+    if (counter_ != nullptr && kill.directory != cgroup.path) return false;
+    --kills;
+    victims_.push_back(std::move(kill.victim));
+    return true;
+  });
   // These first: the last choice may be of a kill that is not counted yet.
   std::erase_if(log_->unnamed(), [&](LoggedKills::Unnamed& kill) {
     if (!kill.certain || !Contains(cgroup.processes, kill.victim.pid)) return false;

@@ -57,16 +57,19 @@ class SubtreeKills {
   struct Cgroup {
     std::string path;
     uint64_t kills = 0;
+    // In it at the last reading; at that or the one before, or, while kills are unlogged, earlier.
+    std::vector<pid_t> last;
     std::vector<pid_t> processes;
     // Counted, and the log has no line of it: that which names no cgroup comes after the count. A
     // reading kPatience later has it.
     uint64_t unlogged = 0;
-    Clock::time_point rose_at;
+    Clock::time_point rose_at = {};
   };
   using Cgroups = std::map<ino_t, Cgroup>;
 
   // A kill is counted and its line taken, or neither: what is between needs no memory.
   void MakeRoomForVictims();
+  static void Saw(Cgroup& cgroup, std::vector<pid_t> processes);
   Cgroups ReadBelow(bool& all);
   std::string CounterOf(const std::string& cgroup) const;
   // Needs no descriptor. Without `inode`: a cgroup of that name.

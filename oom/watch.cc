@@ -1,12 +1,12 @@
 #include "oom/watch.h"
 
-#include <algorithm>
+#include <string>
 #include <utility>
-#include <vector>
 
 #include "oom/cgroup1.h"
 #include "oom/cgroup2.h"
-#include "oom/logged_kills.h"
+#include "oom/kernel_log.h"
+#include "oom/kernel_record.h"
 
 namespace feather::oom {
 
@@ -22,20 +22,27 @@ absl::StatusOr<uint64_t> CountKills(bool unified, const std::string& directory) 
   return unified ? CountKillsCgroup2(directory) : CountKillsCgroup1(directory);
 }
 
-std::optional<Explanation> FindKillOfInit(const std::string& directory,
-                                          const Beginning& beginning) {
-  LoggedKills log(directory, beginning.log);
-  std::vector<Victim> victims;
-  for (const LoggedKills::Named& kill : log.named())
-    if (kill.counted) victims.push_back(kill.victim);
-  for (const LoggedKills::Unnamed& kill : log.unnamed()) victims.push_back(kill.victim);
-  const auto init = std::find_if(victims.begin(), victims.end(), [&](const Victim& victim) {
-    return victim.pid == beginning.init;
-  });
-  if (init == victims.end()) return std::nullopt;
-  Explanation kill{directory, "", {}, {*init}};
-  kill.counters.oom_kill = 1;
-  return kill;
+std::optional<Explanation> FindKillOfInit(const std::string& directory, KernelLogMark& log,
+                                          pid_t init) {
+  if (!KnowsPidsOfLog()) return std::nullopt;
+  log.Read();
+  OomChoice chosen;
+  for (const std::string& line : log.lines()) {
+    if (const auto choice = ParseChoice(line, "")) {
+      chosen = *choice;
+      continue;
+    }
+    const auto victim = ParseVictim(line);
+    // The line names another thread if the first one has ended.
+    if (victim && victim->killed && (victim->pid == init || chosen.pid == init)) {
+      Explanation kill{directory, "", {}, {{init, std::string(victim->name), ""}}};
+      if (chosen.pid == init) kill.victims[0].limit_of = std::string(chosen.limit_of);
+      kill.counters.oom_kill = 1;
+      return kill;
+    }
+    chosen = {};
+  }
+  return std::nullopt;
 }
 
 }  // namespace feather::oom

@@ -117,8 +117,9 @@ class Watch {
 absl::StatusOr<uint64_t> CountKills(bool unified, const std::string& directory);
 
 // For a container whose cgroup was gone before it could be watched: what the kernel's log says of
-// its init, which has ended. nullopt if the OOM killer did not take it, or the log does not tell.
-// Some milliseconds where the log is long.
-std::optional<Explanation> FindKillOfInit(const std::string& directory, const Beginning& beginning);
+// its init, which has ended, from `log` on. nullopt if the OOM killer did not take it, or the log
+// does not tell.
+std::optional<Explanation> FindKillOfInit(const std::string& directory, KernelLogMark& log,
+                                          pid_t init);
 
 }  // namespace feather::oom

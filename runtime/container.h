@@ -146,6 +146,8 @@ class Container : public std::enable_shared_from_this<Container> {
   Async<absl::Status> RunExec(std::shared_ptr<Process> exec);
   absl::Status SignalExec(const Process& exec, int signal, bool tree) const;
   absl::Status InitIsGone() const;
+  // Its exit is about to be told, or will be.
+  bool init_is_dying() const;
   // Closes what execs have open that nobody has deleted.
   Async<> EndExecs();
   absl::StatusOr<pid_t> ReadPid(const std::string& exec_id) const;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <new>
 #include <optional>
 #include <utility>
@@ -20,6 +21,10 @@
 
 namespace feather {
 namespace {
+
+// A client that was refused an exec since the init had been killed may ask for the container's
+// state next, and the init's exit may be an instant later than the OCI runtime's.
+constexpr auto kDyingLimit = std::chrono::seconds(1);
 
 // 0 if there is no such process.
 pid_t ParentOf(pid_t pid) { return ReadProcessStat(pid).value_or(ProcessStat()).parent; }
@@ -64,8 +69,14 @@ Async<absl::Status> Container::StartExec(std::shared_ptr<Process> exec, ExitHold
   if (exec->pid == 0) {
     // Nothing runs: whoever waits for this exec is told at once.
     exec->exited.Set();
-    absl::Cleanup ended = [this] { ExecEnded(); };
-    if (exec->stdio) co_await exec->stdio->Close();
+    {
+      absl::Cleanup ended = [this] { ExecEnded(); };
+      if (exec->stdio) co_await exec->stdio->Close();
+    }
+    if (live_execs_ == 0 && init_is_dying()) {
+      Clock::time_point limit = Clock::now() + kDyingLimit;
+      co_await init_->exited.WaitUntil(limit);
+    }
   } else if (!status.ok()) {
     // It runs, but its streams cannot be served. Its exit is reported when it has been reaped.
     if (!exec->reaped()) Signal(exec->pid, SIGKILL);
@@ -106,6 +117,11 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   absl::Status attached = co_await exec->stdio->Attach();
   if (!attached.ok() && init_gone_) co_return InitIsGone();
   co_return attached;
+}
+
+bool Container::init_is_dying() const {
+  if (init_gone_ || init_->pid == 0) return init_gone_;
+  return ReadProcessStat(init_->pid).value_or(ProcessStat()).exiting;
 }
 
 absl::Status Container::InitIsGone() const {

@@ -59,12 +59,16 @@ std::optional<ProcessStat> ReadProcessStat(pid_t pid) {
       absl::StrSplit(absl::string_view(*text).substr(text->rfind(')') + 1), ' ');
   constexpr size_t kParent = 2;
   constexpr size_t kSession = 4;
+  constexpr size_t kFlags = 7;
   constexpr size_t kStart = 20;
+  constexpr uint32_t kExiting = 4;  // the kernel's PF_EXITING
+  uint32_t flags = 0;
   ProcessStat stat;
   if (fields.size() <= kStart || !absl::SimpleAtoi(fields[kParent], &stat.parent) ||
       !absl::SimpleAtoi(fields[kSession], &stat.session) ||
-      !absl::SimpleAtoi(fields[kStart], &stat.start))
+      !absl::SimpleAtoi(fields[kFlags], &flags) || !absl::SimpleAtoi(fields[kStart], &stat.start))
     return std::nullopt;
+  stat.exiting = (flags & kExiting) != 0;
   return stat;
 }
 

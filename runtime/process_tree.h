@@ -15,7 +15,8 @@ namespace feather {
 struct ProcessStat {
   pid_t parent = 0;
   pid_t session = 0;
-  uint64_t start = 0;  // in clock ticks since boot: tells two processes of the same pid apart
+  uint64_t start = 0;    // in clock ticks since boot: tells two processes of the same pid apart
+  bool exiting = false;  // it is in the kernel for the last time, though perhaps for a while
 };
 // Nothing if there is no such process.
 std::optional<ProcessStat> ReadProcessStat(pid_t pid);

@@ -13,6 +13,7 @@
 #include "runtime/base/status.h"
 #include "runtime/base/trim.h"
 #include "runtime/bundle.h"
+#include "shim/exit_file.h"
 #include "shim/options.h"
 #include "shim/task.h"
 
@@ -130,7 +131,7 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   ExitHold hold;
   absl::Status status;
   if (process->is_init()) {
-    const bool restored = process->state == ProcessState::kCreatedCheckpoint;
+    const bool restored = process->state == ProcessState::kCreatedCheckpoint && !task->log_mark;
     if (restored) task->log_mark = std::make_unique<oom::KernelLogMark>();
     status = co_await container->Start(&hold);
     if (restored && !status.ok()) task->log_mark.reset();
@@ -256,7 +257,7 @@ void TaskService::StartOomWatch(Task& task) {
     directory = cgroup->path;
     if (!unified) {
       auto memory = cgroup->controllers.find("memory");
-      if (memory == cgroup->controllers.end()) return task.log_mark.reset();
+      if (memory == cgroup->controllers.end()) return;
       directory = memory->second;
     }
   } else if (task.container->init()->pid == 0 || directory.empty()) {
@@ -288,10 +289,9 @@ void TaskService::OomKilled(const Task& task) {
 }
 
 void TaskService::FindUnwatchedKill(Task& task) {
-  oom::Beginning beginning;
-  beginning.log = task.log_mark.get();
-  beginning.init = task.container->init()->pid;
-  const auto kill = oom::FindKillOfInit(task.expected_cgroup, beginning);
+  if (!task.log_mark) return;
+  const auto kill =
+      oom::FindKillOfInit(task.expected_cgroup, *task.log_mark, task.container->init()->pid);
   if (!kill) return;
   task.unwatched_counters = kill->counters;
   OomKilled(task);
@@ -312,6 +312,7 @@ void TaskService::ReadOomCounters(Task& task, const Process& process) {
 
 // For want of memory neither part may keep the other from its turn.
 void TaskService::Exited(Task& task, const Process& process) noexcept {
+  if (process.is_init()) NoteExit(task.container->config().bundle, process.exit);
   // The counter was raised before the kill: an OOM is told before the exit that it caused.
   CatchNoMemory([&] { ReadOomCounters(task, process); }).IgnoreError();
   if (process.is_init()) task.log_mark.reset();

@@ -38,6 +38,7 @@
 #include "shim/commands/commands.h"
 #include "shim/commands/listener.h"
 #include "shim/commands/socket_name.h"
+#include "shim/exit_file.h"
 #include "shim/members.h"
 #include "shim/options.h"
 
@@ -106,6 +107,15 @@ uint32_t InitPid(const std::string& bundle) {
     text = absl::InvalidArgumentError("not a number");
   Warn("read init.pid", text.status());
   return pid;
+}
+
+// By the shim's own word, or as killed by us right now.
+Exit InitsExit(const std::string& bundle) {
+  absl::Time now = absl::Now();
+  absl::StatusOr<Exit> noted = ReadNotedExit(bundle);
+  if (noted.ok()) return *noted;
+  if (!absl::IsNotFound(noted.status())) Warn("read exit.json", noted.status());
+  return {.pid = static_cast<pid_t>(InitPid(bundle)), .status = kExitStatus, .at = now};
 }
 
 struct Work {
@@ -198,12 +208,13 @@ absl::Status RunDelete(const Flags& flags, absl::string_view protocol) {
   Warn("remove a pod's files", RemovePodFiles(bundle));
   Warn("remove the socket", RemoveDeadSocket(socket));
 
+  const Exit exit = InitsExit(bundle);
   containerd::task::v2::DeleteResponse response;
-  response.set_pid(InitPid(bundle));
-  response.set_exit_status(kExitStatus);
-  timespec now = absl::ToTimespec(absl::Now());
-  response.mutable_exited_at()->set_seconds(now.tv_sec);
-  response.mutable_exited_at()->set_nanos(static_cast<int32_t>(now.tv_nsec));
+  response.set_pid(static_cast<uint32_t>(exit.pid));
+  response.set_exit_status(exit.status);
+  timespec at = absl::ToTimespec(exit.at);
+  response.mutable_exited_at()->set_seconds(at.tv_sec);
+  response.mutable_exited_at()->set_nanos(static_cast<int32_t>(at.tv_nsec));
   return WriteAll(STDOUT_FILENO, response.SerializeAsString());
 }
 

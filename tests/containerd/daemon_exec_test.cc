@@ -81,6 +81,8 @@ TEST_P(DaemonExec, TellsWhyAProgramCannotBeStarted) {
 }
 
 TEST_P(DaemonExec, EndsTheStreamOfAnExecWhoseBackgroundChildStillHoldsIt) {
+  if (!daemon_->OlderThan(2, 4))
+    GTEST_SKIP() << "ctr of 2.4 deletes when its streams have ended, that is with the child's end";
   // The shell ends, its child keeps stdout: Delete waits for the stream 10 s and no longer, then
   // ctr, which reads on after Delete, gets the end of file.
   const auto begin = std::chrono::steady_clock::now();

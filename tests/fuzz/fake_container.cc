@@ -158,7 +158,7 @@ Async<absl::Status> OciRuntime::Restore(RestoreArgs args) {
   co_return co_await MakeProcess(std::move(args.create.pid_file), std::move(args.create.started));
 }
 bool OciRuntime::HasState() const { return false; }
-Async<absl::Status> OciRuntime::Start() { co_return co_await RunCommand(); }
+Async<absl::Status> OciRuntime::Start(std::shared_ptr<Event>) { co_return co_await RunCommand(); }
 Async<absl::Status> OciRuntime::Kill(uint32_t, bool) { co_return co_await RunCommand(); }
 Async<absl::Status> OciRuntime::Delete(bool) { co_return co_await RunCommand(); }
 Async<absl::Status> OciRuntime::Pause() { co_return co_await RunCommand(); }

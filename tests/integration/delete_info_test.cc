@@ -215,6 +215,45 @@ TEST_F(CommandTest, DeleteWorksWithoutTheBundlesFiles) {
   EXPECT_THAT(result.err, HasSubstr("init.pid"));
 }
 
+TEST_F(CommandTest, DeleteTellsTheExitThatAShimHasNoted) {
+  bench_.MakeBundle("a");
+  // In the words of the stock shim of containerd 2.4.
+  ASSERT_TRUE(WriteFile(bench_.bundle("a") + "/exit.json",
+                        R"({"Timestamp":"2026-11-30T14:55:12.123456789Z","Pid":4711,"Status":3})",
+                        0600)
+                  .ok());
+  HelperResult result = bench_.Delete("a");
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.err, "") << "init.pid is not needed";
+  containerd::task::v2::DeleteResponse response;
+  ASSERT_TRUE(response.ParseFromString(result.out));
+  EXPECT_EQ(response.pid(), 4711u);
+  EXPECT_EQ(response.exit_status(), 3u);
+  EXPECT_EQ(response.exited_at().seconds(), 1796050512);
+  EXPECT_EQ(response.exited_at().nanos(), 123456789);
+}
+
+TEST_F(CommandTest, DeleteDoesWithoutAnExitThatIsNotToldWell) {
+  bench_.MakeBundle("a");
+  ASSERT_TRUE(WriteFile(bench_.bundle("a") + "/init.pid", "4711", 0644).ok());
+  const std::string time = R"("Timestamp":"2026-11-30T14:55:12Z")";
+  for (const std::string& text :
+       {std::string(), std::string("[]"), std::string(5000, ' '), "{" + time + "}",
+        "{" + time + R"(,"Pid":0,"Status":1})", "{" + time + R"(,"Pid":1,"Status":-1})",
+        "{" + time + R"(,"Pid":18446744073709551615,"Status":1})",
+        "{" + time + R"(,"Pid":"1","Status":1})", std::string(R"({"Pid":1,"Status":1})"),
+        std::string(R"({"Timestamp":"today","Pid":1,"Status":1})")}) {
+    ASSERT_TRUE(WriteFile(bench_.bundle("a") + "/exit.json", text, 0600).ok());
+    HelperResult result = bench_.Delete("a");
+    EXPECT_EQ(result.exit_code, 0) << text;
+    EXPECT_THAT(result.err, HasSubstr("read exit.json: ")) << text;
+    containerd::task::v2::DeleteResponse response;
+    ASSERT_TRUE(response.ParseFromString(result.out)) << text;
+    EXPECT_EQ(response.pid(), 4711u) << text;
+    EXPECT_EQ(response.exit_status(), kKilled) << text;
+  }
+}
+
 // Checklist: D5.
 TEST_F(CommandTest, DeleteUsesTheRuntimeAndTheRootOfTheBundle) {
   bench_.MakeBundle("a");

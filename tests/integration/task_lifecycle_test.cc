@@ -211,6 +211,23 @@ TEST_P(Lifecycle, DeleteCommandRemovesWhatAKilledShimLeft) {
   EXPECT_THAT(c.RemoveBundle(), IsOk());
 }
 
+// As the stock shim of containerd 2.4. Checklist: D3.
+TEST_P(Lifecycle, DeleteCommandTellsHowTheContainerHadEnded) {
+  Container& c = New("a", Shell("exit 7"));
+  ASSERT_THAT(c.Run(), IsOk());
+  auto wait = c.Wait();
+  ASSERT_THAT(wait, IsOk());
+  uint32_t pid = c.State()->pid();
+  c.KillShim();
+  auto result = c.RunDelete();
+  EXPECT_EQ(result.helper.exit_code, 0);
+  EXPECT_EQ(result.helper.err, "");
+  EXPECT_EQ(result.response.pid(), pid);
+  EXPECT_EQ(result.response.exit_status(), 7u);
+  EXPECT_EQ(At(result.response.exited_at()), At(wait->exited_at()));
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+}
+
 // Checklist: G2.
 TEST_P(Lifecycle, ASignalEndsTheShimAndLeavesItsContainersToDelete) {
   for (int signal : {SIGTERM, SIGINT}) {

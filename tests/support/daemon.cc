@@ -37,6 +37,8 @@ std::string Getenv(const char* name, const std::string& otherwise) {
 
 std::string BinaryDirectory(const std::string& suite) {
   if (suite == "bookworm") return "/usr/bin";
+  const std::string own = Getenv("FEATHER_CONTAINERD_2", "");
+  if (suite == "sid" && !own.empty()) return own;
   const std::string fetched =
       Getenv("FEATHER_CONTAINERD_DIR", absl::StrCat(kSourceDirectory, "/build/containerd"));
   return absl::StrCat(fetched, "/", suite, "/usr/bin");
@@ -161,6 +163,8 @@ std::vector<std::string> Daemon::Environment() const {
   }
   env.push_back(absl::StrCat("PATH=", directory_, "/bin:", binaries_, ":", Getenv("PATH", "/bin")));
   env.push_back(absl::StrCat("TMPDIR=", directory_, "/tmp"));
+  // ctr of containerd 2.2 and later writes them before the container's own lines.
+  env.push_back("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1");
   return env;
 }
 
@@ -180,11 +184,19 @@ void Daemon::WriteConfiguration() const {
   if (cri_.empty())
     for (absl::string_view plugin : kCri)
       absl::StrAppend(&disabled, "\"io.containerd.", plugin, "\", ");
-  const bool v2 = absl::StartsWith(version(), "1.");
+  const int format = OlderThan(2, 0) ? 2 : OlderThan(2, 3) ? 3 : 4;
+  const std::string socket = directory_ + "/c.sock";
+  // In version 4 the servers are plugins, and neither's address follows from the other's.
+  const std::string servers =
+      format < 4
+          ? absl::StrCat("[grpc]\n  address = \"", socket, "\"\n")
+          : absl::StrCat("[plugins.\"io.containerd.server.v1.grpc\"]\n  address = \"", socket,
+                         "\"\n[plugins.\"io.containerd.server.v1.ttrpc\"]\n  address = \"", socket,
+                         ".ttrpc\"\n");
   const std::string text =
-      absl::StrCat("version = ", v2 ? 2 : 3, "\nroot = \"", directory_, "/root\"\nstate = \"",
+      absl::StrCat("version = ", format, "\nroot = \"", directory_, "/root\"\nstate = \"",
                    directory_, "/state\"\ntemp = \"", directory_, "/tmp\"\ndisabled_plugins = [",
-                   disabled, "]\n[grpc]\n  address = \"", directory_, "/c.sock\"\n", cri_);
+                   disabled, "]\n", servers, cri_);
   EXPECT_TRUE(WriteFile(directory_ + "/config.toml", text, 0644).ok());
 }
 

@@ -36,7 +36,8 @@ struct DaemonEvent {
 // Environment: FEATHER_SHIM, the binary under test (default: the one of this build);
 // FEATHER_TEST_RUNTIME, the runtime name that it is run by (default: io.containerd.feather.v2).
 // With io.containerd.runc.v2 and no FEATHER_SHIM it is the stock shim of the same package, which
-// proves the tests. FEATHER_CONTAINERD_DIR: where the fetched daemons are.
+// proves the tests. FEATHER_CONTAINERD_DIR: where the fetched daemons are. FEATHER_CONTAINERD_2: a
+// directory with another containerd 2 and its ctr and shim, which takes the place of sid's.
 class Daemon {
  public:
   // The Debian suites whose containerd is tested; bookworm's is the machine's own package.

@@ -39,6 +39,8 @@ constexpr Allowed kAllowed[] = {
     {"bundle of a address", "file 644", "", "The file `address` is always written"},
     {"bundle of b address", "file 644", "", "The file `address` is always written"},
     {"bundle address", "file 644", "", "The file `address` is always written"},
+    {"stopped: bundle exit.json", "file 600", "", "An exit is noted in the bundle"},
+    {"deleted: bundle exit.json", "file 600", "", "An exit is noted in the bundle"},
     {"missing-mount: Create", "failed to mount rootfs component: mount source: ",
      "failed to mount rootfs component", "A failed mount is told in the words of containerd 2"},
     {"bad-mount-type: Create", "failed to mount rootfs component: mount source: ",

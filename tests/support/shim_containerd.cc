@@ -34,9 +34,9 @@ constexpr auto kEndLimit = std::chrono::seconds(30);
 // What a bundle may hold until containerd removes it.
 const std::set<std::string>& KnownBundleFiles() {
   static const std::set<std::string> files = {
-      "config.json",    "log",      "log.json", "address", "options.json",
-      "runtime",        "init.pid", "rootfs",   "work",    "shim-binary-path",
-      "bootstrap.json", "sandbox",  "s",        "release", "released"};
+      "config.json", "log",     "log.json", "address",          "options.json",   "runtime",
+      "init.pid",    "rootfs",  "work",     "shim-binary-path", "bootstrap.json", "sandbox",
+      "s",           "release", "released", "exit.json"};
   return files;
 }
 

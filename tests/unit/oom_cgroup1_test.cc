@@ -504,10 +504,7 @@ TEST_F(OomCgroup1, DoesNotTellAgainWhatItHasReadWhenTheCgroupIsGone) {
 TEST_F(OomCgroup1, FindsTheKillOfAnInitWhoseCgroupIsGone) {
   for (const bool killed : {true, false}) {
     Member init(*cgroup_, [] { EatMemory(kTooMuch); });
-    Beginning beginning;
-    beginning.init = init.pid();
-    const KernelLogMark mark;
-    beginning.log = &mark;
+    KernelLogMark mark;
     if (killed) {
       EXPECT_TRUE(init.RunToItsKill());
     } else {
@@ -516,11 +513,11 @@ TEST_F(OomCgroup1, FindsTheKillOfAnInitWhoseCgroupIsGone) {
       init.Kill(SIGKILL);
       init.Wait();
     }
-    const auto kill = FindKillOfInit(cgroup_->path(), beginning);
+    const auto kill = FindKillOfInit(cgroup_->path(), mark, init.pid());
     ASSERT_EQ(kill.has_value(), killed);
     if (!killed) continue;
     ASSERT_EQ(kill->victims.size(), 1u);
-    EXPECT_EQ(kill->victims[0].pid, beginning.init);
+    EXPECT_EQ(kill->victims[0].pid, init.pid());
     EXPECT_EQ(kill->victims[0].name, "oom_cgroup1_tes");
   }
 }

@@ -271,23 +271,29 @@ TEST_F(OomLoggedVictims, AreTheLastOnesOfAMarkThatNobodyAskedForLong) {
   EXPECT_EQ(Unnamed().back(), 2000);
 }
 
+// By its pid alone: its cgroup may be gone.
 TEST_F(OomLoggedVictims, MayBeAnInitThatNobodyWatched) {
-  Beginning beginning;
-  beginning.init = 7;
   Kill(7);
-  const KernelLogMark mark;
-  beginning.log = &mark;
+  KernelLogMark mark;
+  Choose(7, "/other");
+  Write("Memory cgroup out of memory: OOM victim 7 (dd) is already exiting. Skip");
   Kill(8);
-  EXPECT_FALSE(FindKillOfInit(files_.path(), beginning));
-  // Its own or somebody else's group, by a line each.
-  Choose(7, name_);
-  Kill(7);
+  EXPECT_FALSE(FindKillOfInit("/gone", mark, 7));
+  const auto told = [&mark] {
+    const auto kill = FindKillOfInit("/gone", mark, 7);
+    if (!kill || kill->victims.size() != 1 || kill->counters.oom_kill != 1) return std::string();
+    return absl::StrCat(kill->victims[0].pid, " ", kill->victims[0].name, " ",
+                        kill->victims[0].limit_of);
+  };
+  Choose(7, "/gone");
+  Kill(70);
+  // Somebody else's group, by a line each.
   for (int pid = 100; pid < 200; ++pid) Kill(pid);
-  const auto kill = FindKillOfInit(files_.path(), beginning);
-  ASSERT_TRUE(kill);
-  ASSERT_EQ(kill->victims.size(), 1u);
-  EXPECT_EQ(kill->victims[0].pid, 7);
-  EXPECT_EQ(kill->counters.oom_kill, 1u);
+  EXPECT_EQ(told(), "7 dd /pod");
+  KernelLogMark later;
+  Kill(7);
+  EXPECT_EQ(told(), "7 dd /pod");
+  EXPECT_TRUE(FindKillOfInit("/gone", later, 7));
 }
 
 TEST_F(OomKernelLog, IsOpenedLaterIfThereWasNoDescriptorForIt) {
@@ -357,6 +363,11 @@ TEST_F(OomExplainer, NamesTheFirstVictimOfAGroupOnceAndTheRestOfItNotLater) {
   Rise(true, {});
   io_.run();
   EXPECT_EQ(told_, (Words{"a", ""}));
+}
+
+TEST_F(OomExplainer, NamesAPidThatIsGivenAnewThoughTheContainerIsNeverAtRest) {
+  for (int i = 0; i < 1000; ++i) Rise(true, {{i % 500 + 1, "a", ""}});
+  EXPECT_EQ(told_, Words(1000, "a"));
 }
 
 TEST_F(OomExplainer, TellsNothingOfWhatIsDropped) {

@@ -522,6 +522,35 @@ TEST_F(OomKillsInOneCount, AreNoneOfAChoiceWhoseEndIsLost) {
   EXPECT_EQ(kills_->AddRemoved(), 0u);
 }
 
+// Forked and killed between two readings; seen, but gone at the count, before its line; and a pid
+// that was somebody else's.
+TEST_F(OomKillsInOneCount, HaveTheVictimWhereverItWasSeen) {
+  const auto victims = [this] {
+    std::string pids;
+    for (const Victim& victim : kills_->TakeVictims()) absl::StrAppend(&pids, victim.pid, " ");
+    return pids;
+  };
+  EXPECT_EQ(Read({kInit}), 0u);
+  Kill(8);
+  EXPECT_EQ(Read({kInit, 8}, 1), 1u);
+  EXPECT_EQ(victims(), "8 ");
+
+  EXPECT_EQ(Read({kInit, 9}, 1), 1u);
+  EXPECT_EQ(Read({kInit}, 2), 2u);
+  EXPECT_EQ(victims(), "");
+  Kill(9);
+  EXPECT_EQ(Read({kInit}, 2), 2u);
+  EXPECT_EQ(victims(), "9 ");
+
+  EXPECT_EQ(Read({kInit, 10}, 2), 2u);
+  Kill(10);
+  Choose("", kInit);
+  Kill(kInit);
+  EXPECT_EQ(Read({}, 3), 3u);
+  EXPECT_EQ(victims(), absl::StrCat(kInit, " "));
+  EXPECT_EQ(kills_->AddRemoved(), 3u);
+}
+
 TEST_F(OomKillsInOneCount, AreThoseRightAfterACountToo) {
   Choose("", 9);
   Kill(9);
