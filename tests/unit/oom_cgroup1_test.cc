@@ -504,6 +504,7 @@ TEST_F(OomCgroup1, DoesNotTellAgainWhatItHasReadWhenTheCgroupIsGone) {
 TEST_F(OomCgroup1, FindsTheKillOfAnInitWhoseCgroupIsGone) {
   for (const bool killed : {true, false}) {
     Member init(*cgroup_, [] { EatMemory(kTooMuch); });
+    const pid_t pid = init.pid();
     KernelLogMark mark;
     if (killed) {
       EXPECT_TRUE(init.RunToItsKill());
@@ -513,11 +514,11 @@ TEST_F(OomCgroup1, FindsTheKillOfAnInitWhoseCgroupIsGone) {
       init.Kill(SIGKILL);
       init.Wait();
     }
-    const auto kill = FindKillOfInit(cgroup_->path(), mark, init.pid());
+    const auto kill = FindKillOfInit(cgroup_->path(), mark, pid);
     ASSERT_EQ(kill.has_value(), killed);
     if (!killed) continue;
     ASSERT_EQ(kill->victims.size(), 1u);
-    EXPECT_EQ(kill->victims[0].pid, init.pid());
+    EXPECT_EQ(kill->victims[0].pid, pid);
     EXPECT_EQ(kill->victims[0].name, "oom_cgroup1_tes");
   }
 }
