@@ -103,7 +103,9 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   pid_t adopted = pid.ok() ? *pid : FindUnclaimed();
   if (adopted == 0) {
     LogError("the process of an exec cannot be found, and may run on",
-             {{"exec_id", exec->exec_id}, {"id", config_.id}});
+             {{"error", std::string(pid.status().message())},
+              {"exec_id", exec->exec_id},
+              {"id", config_.id}});
     co_return pid.status();
   }
   exec->state = ProcessState::kRunning;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "proto/events.pb.h"
 #include "proto/ttrpc_events.pb.h"
 #include "runtime/base/log.h"
 #include "runtime/base/no_memory.h"
@@ -41,6 +42,16 @@ std::string ForwardRequest(const std::string& name_space, absl::string_view topi
   envelope.mutable_event()->set_type_url(std::string(type));
   envelope.mutable_event()->set_value(std::move(event));
   return request.SerializeAsString();
+}
+
+// The container that an event is about: all have it in the same field. Only the log wants it.
+std::string ContainerOf(const std::string& event) {
+  containerd::events::TaskOOM any;
+  return any.ParseFromString(event) ? any.container_id() : "";
+}
+std::string ContainerOfRequest(const std::string& bytes) {
+  containerd::services::events::ttrpc::v1::ForwardRequest request;
+  return request.ParseFromString(bytes) ? ContainerOf(request.envelope().event().value()) : "";
 }
 
 }  // namespace
@@ -91,7 +102,8 @@ void Publisher::Impl::MakeRoom() {
                                : std::find_if(begin, queue.end(),
                                               [](const Item& item) { return item.droppable; });
   if (oldest == queue.end()) return;
-  LogWarning("event dropped: containerd has been away too long", {{"topic", oldest->topic}});
+  LogWarning("event dropped: containerd has been away too long",
+             {{"topic", oldest->topic}, {"id", ContainerOfRequest(oldest->request)}});
   --droppable;
   queue.erase(oldest);
 }
@@ -123,7 +135,9 @@ Async<Publisher::Impl::Outcome> Publisher::Impl::SendFirst(std::shared_ptr<Impl>
   bool timed_out = absl::IsDeadlineExceeded(answer.status());
   if (!timed_out && !absl::IsUnavailable(answer.status())) {
     LogError("containerd refused an event",
-             {{"topic", self->queue.front().topic}, {"error", answer.status().ToString()}});
+             {{"topic", self->queue.front().topic},
+              {"error", answer.status().ToString()},
+              {"id", ContainerOfRequest(self->queue.front().request)}});
     co_return Outcome::kAnswered;
   }
   client->Close();
@@ -180,7 +194,8 @@ void Publisher::Publish(absl::string_view topic, absl::string_view type, std::st
   bool droppable = !NeverDropped(type);
   if (impl_->queue.size() >= kMaxPending) impl_->MakeRoom();
   if (impl_->queue.size() >= kMaxPending && droppable) {
-    LogWarning("event dropped: containerd has been away too long", {{"topic", std::string(topic)}});
+    LogWarning("event dropped: containerd has been away too long",
+               {{"topic", std::string(topic)}, {"id", ContainerOf(event)}});
     return;
   }
   impl_->queue.push_back(

@@ -85,6 +85,7 @@ absl::StatusOr<UniqueFd> Logger::Spawn(Reaper& reaper, const StdioUri& uri,
     command.argv.push_back(key);
     command.argv.push_back(value);
   }
+  container_ = owner.id;
   command.env = {absl::StrCat("CONTAINER_ID=", owner.id),
                  absl::StrCat("CONTAINER_NAMESPACE=", owner.name_space)};
   command.fds = {
@@ -139,7 +140,9 @@ Async<> Logger::End(bool terminate) {
   if (ended) co_return;
   Signal(SIGKILL);
   ended = co_await exited_.WaitUntil(Clock::now() + limits_.logger_end);
-  if (!ended) LogWarning("a logging binary survives SIGKILL", {{"pid", absl::StrCat(pid_)}});
+  if (!ended)
+    LogWarning("a logging binary survives SIGKILL",
+               {{"pid", absl::StrCat(pid_)}, {"id", container_}});
 }
 
 LoggerStdio::LoggerStdio(std::shared_ptr<Logger> logger)

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "runtime/base/async.h"
@@ -57,6 +58,7 @@ class Logger : public std::enable_shared_from_this<Logger> {
   asio::io_context& io_;
   const StdioLimits limits_;
   std::array<Stream, 2> streams_;
+  std::string container_;
   pid_t pid_ = 0;
   Event exited_;
 };

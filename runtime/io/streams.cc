@@ -136,6 +136,7 @@ Async<> OutputStream::Close() {
 }
 
 absl::Status InputStream::OpenPath(UniqueFd handle, const std::string& path) {
+  path_ = path;
   auto failed = [&path](int error) {
     return absl::UnknownError(
         absl::StrCat("failed to open stdin fifo ", path, ": ", ErrnoText(error)));
@@ -171,7 +172,8 @@ Async<> InputStream::Run(std::shared_ptr<InputStream> self) {
   const int error = co_await RunCopier(self->copier_);
   // A process that has closed its stdin is no fault.
   if (error != 0 && error != EPIPE)
-    LogWarning("copying the stdin of a process has ended early", {{"error", ErrnoText(error)}});
+    LogWarning("copying the stdin of a process has ended early",
+               {{"path", self->path_}, {"error", ErrnoText(error)}});
 }
 
 void InputStream::CloseWriter() {

@@ -92,6 +92,7 @@ class InputStream : public std::enable_shared_from_this<InputStream> {
   static Async<> Run(std::shared_ptr<InputStream> self);
 
   asio::io_context& io_;
+  std::string path_;
   DescriptorPtr source_;
   DescriptorPtr sink_;
   UniqueFd own_writer_;

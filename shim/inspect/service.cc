@@ -115,7 +115,8 @@ void Service::Log() const {
                     {"descriptors", absl::StrCat(report.descriptors())},
                     {"problems", absl::StrCat(report.problems())},
                     {"dropped_log_lines", absl::StrCat(report.dropped_log_lines())},
-                    {"sandbox", report.sandbox().state()}});
+                    {"sandbox", report.sandbox().state()},
+                    {"sandbox_pid", absl::StrCat(report.sandbox().pid())}});
   for (const api::Container& container : report.containers()) {
     LogInfo("state of a container", {{"id", container.id()},
                                      {"state", container.state()},

@@ -1,13 +1,17 @@
 #include "shim/publisher.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include "proto/events.pb.h"
 #include "proto/ttrpc_events.pb.h"
+#include "runtime/base/log.h"
 #include "tests/support/ttrpc.h"
 
 namespace feather {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 constexpr char kExit[] = "containerd.events.TaskExit";
 constexpr char kStart[] = "containerd.events.TaskStart";
@@ -103,10 +107,16 @@ TEST_F(PublisherTest, ARefusedEventDoesNotHoldUpTheNext) {
   refused = "/bad";
   Serve();
   Publisher publisher(io, socket.path(), "k8s.io");
-  publisher.Publish("/bad", kExit, "");
+  containerd::events::TaskExit exit;
+  exit.set_container_id("whose");
+  exit.set_pid(7);
+  publisher.Publish("/bad", kExit, exit.SerializeAsString());
   publisher.Publish("/good", kExit, "");
   Run([](Publisher* p) -> Async<> { EXPECT_TRUE(co_await p->Drain(kLong)); }(&publisher));
   EXPECT_EQ(Topics(), (std::vector<std::string>{"/bad", "/good"}));
+  ASSERT_FALSE(LastProblems().empty());
+  EXPECT_THAT(LastProblems().back().text,
+              AllOf(HasSubstr("topic=/bad"), HasSubstr("no such topic"), HasSubstr("id=whose")));
 }
 
 TEST_F(PublisherTest, UnavailableKeepsTheEvent) {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "runtime/base/file.h"
+#include "runtime/base/log.h"
 #include "runtime/base/unique_fd.h"
 #include "runtime/io/fifo.h"
 #include "tests/support/stdio_fixture.h"
@@ -296,6 +297,17 @@ TEST_F(StdioFifo, AStdinClientMayGoAndComeBack) {
   EXPECT_TRUE(RunUntil([&] { return out.data() == "one two three"; }));
   stdio->CloseStdin();
   EXPECT_EQ(WaitFor(pid), 0u);
+  EXPECT_TRUE(Delete(*stdio));
+}
+
+TEST_F(StdioFifo, AStdinThatCannotBeReadIsNamedInTheLog) {
+  // Nothing is mapped at the address 0.
+  auto stdio = Prepare(Streams("/proc/self/mem", "", ""));
+  const uint64_t before = ProblemCount();
+  pid_t pid = StartContainer(*stdio, "exec cat");
+  EXPECT_EQ(WaitFor(pid), 0u) << "it gets the end of the file";
+  ASSERT_EQ(ProblemCount(), before + 1);
+  EXPECT_THAT(LastProblems().back().text, HasSubstr("path=/proc/self/mem"));
   EXPECT_TRUE(Delete(*stdio));
 }
 
