@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <new>
 #include <nlohmann/json.hpp>
 
 #include "absl/status/status.h"
@@ -34,15 +33,13 @@ bool ReadNumber(const Json& json, const char* name, int64_t least, int64_t most,
 }  // namespace
 
 void NoteExit(const std::string& bundle, const Exit& exit) noexcept {
-  try {
+  CatchNoMemory([&] {
     std::string text =
         absl::StrCat(R"({"Timestamp":")",
                      absl::FormatTime("%Y-%m-%d%ET%H:%M:%E*SZ", exit.at, absl::UTCTimeZone()),
                      R"(","Pid":)", exit.pid, R"(,"Status":)", exit.status, "}");
     WriteFileAtomically(Path(bundle), text, 0600).IgnoreError();
-  } catch (const std::bad_alloc&) {
-    NoMemoryError().IgnoreError();
-  }
+  }).IgnoreError();
 }
 
 absl::StatusOr<Exit> ReadNotedExit(const std::string& bundle) {
