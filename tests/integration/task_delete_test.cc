@@ -61,6 +61,14 @@ class Delete : public ShimTest {
     Open();
     ASSERT_TRUE(ctrd().WaitForDelete(c.id()));
   }
+  // With status 6.
+  Container& EndedBeforeADeletionThatHangs() {
+    HangIn("delete");
+    Container& c = New("a", Shell("exit 6"));
+    EXPECT_THAT(c.Run(), IsOk());
+    EXPECT_THAT(c.Wait(), IsOk());
+    return c;
+  }
   // Events come in order: what had been told by now is there when the next one is.
   int DeletionsTold() {
     EXPECT_TRUE(ctrd().WaitForDelete("a"));
@@ -90,10 +98,7 @@ TEST_F(Delete, TwiceIsNotFoundTheSecondTime) {
 }
 
 TEST_F(Delete, TwoAtOnceDeleteOnceAndBothAreAnswered) {
-  HangIn("delete");
-  Container& c = New("a", Shell("exit 6"));
-  ASSERT_THAT(c.Run(), IsOk());
-  ASSERT_THAT(c.Wait(), IsOk());
+  Container& c = EndedBeforeADeletionThatHangs();
   auto first = SendDelete(c);
   auto second = SendDelete(c);
   EXPECT_THAT(c.ConnectTask(), IsOk());
@@ -113,10 +118,7 @@ TEST_F(Delete, TwoAtOnceDeleteOnceAndBothAreAnswered) {
 }
 
 TEST_F(Delete, GoesOnWhenTheCallerIsGoneAndKeepsItsAnswer) {
-  HangIn("delete");
-  Container& c = New("a", Shell("exit 6"));
-  ASSERT_THAT(c.Run(), IsOk());
-  ASSERT_THAT(c.Wait(), IsOk());
+  Container& c = EndedBeforeADeletionThatHangs();
   SendDelete(c);
   EXPECT_THAT(c.State(), IsOk());  // the Delete has arrived
   c.Disconnect();
@@ -135,10 +137,7 @@ TEST_F(Delete, GoesOnWhenTheCallerIsGoneAndKeepsItsAnswer) {
 
 // The same for a caller whose time is over, and who has not gone.
 TEST_F(Delete, GoesOnWhenTheCallersTimeIsOverAndKeepsItsAnswer) {
-  HangIn("delete");
-  Container& c = New("a", Shell("exit 6"));
-  ASSERT_THAT(c.Run(), IsOk());
-  ASSERT_THAT(c.Wait(), IsOk());
+  Container& c = EndedBeforeADeletionThatHangs();
   LoseTheAnswer(c);
   EXPECT_EQ(c.State()->status(), containerd::v1::types::STOPPED);
   EXPECT_EQ(c.State()->exit_status(), 6u);
@@ -153,10 +152,7 @@ TEST_F(Delete, GoesOnWhenTheCallersTimeIsOverAndKeepsItsAnswer) {
 // A containerd that was killed meanwhile is back after five seconds (RestartSec) or more, and has
 // to learn what the container ended with.
 TEST_F(Delete, KeepsItsAnswerAndTheShimWhileContainerdIsAway) {
-  HangIn("delete");
-  Container& c = New("a", Shell("exit 6"));
-  ASSERT_THAT(c.Run(), IsOk());
-  ASSERT_THAT(c.Wait(), IsOk());
+  Container& c = EndedBeforeADeletionThatHangs();
   SendDelete(c);
   EXPECT_THAT(c.State(), IsOk());  // the Delete has arrived
   c.Disconnect();
@@ -173,10 +169,7 @@ TEST_F(Delete, KeepsItsAnswerAndTheShimWhileContainerdIsAway) {
 }
 
 TEST_F(Delete, ACreationDropsTheAnswerThatNobodyHasHeard) {
-  HangIn("delete");
-  Container& c = New("a", Shell("exit 6"));
-  ASSERT_THAT(c.Run(), IsOk());
-  ASSERT_THAT(c.Wait(), IsOk());
+  Container& c = EndedBeforeADeletionThatHangs();
   LoseTheAnswer(c);
   ASSERT_THAT(c.Run(), IsOk());
   EXPECT_EQ(c.Wait()->exit_status(), 6u);
@@ -190,10 +183,7 @@ TEST_F(Delete, ACreationDropsTheAnswerThatNobodyHasHeard) {
 
 // containerd has buried it by then: nobody asks for the answer any more.
 TEST_F(Delete, AnAnswerThatNobodyHasHeardGoesWithTheBundle) {
-  HangIn("delete");
-  Container& c = New("a", Shell("exit 6"));
-  ASSERT_THAT(c.Run(), IsOk());
-  ASSERT_THAT(c.Wait(), IsOk());
+  Container& c = EndedBeforeADeletionThatHangs();
   LoseTheAnswer(c);
   EXPECT_THAT(c.State(), IsOk());
   EXPECT_THAT(c.RemoveBundle(), IsOk());
