@@ -115,7 +115,7 @@ Lifecycle Bare(const Bench& bench, World& ctrd, const ContainerOptions& options)
 }  // namespace
 
 // A runtime's command takes from 20 to 40 ms, by what the machine just does: what a shim adds shows
-// only in the difference to the bare commands right before or after.
+// only in the difference to the bare commands right before or after, and in many of them.
 void MeasureLifecycle(Bench& bench) {
   constexpr char kUnit[] = "ms";
   auto add = [&](Column column, const Lifecycle& took) {
@@ -124,7 +124,7 @@ void MeasureLifecycle(Bench& bench) {
     Values(bench, column, "Delete", kUnit).push_back(took.remove * 1e3);
     Values(bench, column, "Create + Start + Delete", kUnit).push_back(took.Sum() * 1e3);
   };
-  bench.ForEach(bench.counts.starts, [&](const Subject& subject, int round) {
+  bench.ForEach(3 * bench.counts.starts, [&](const Subject& subject, int round) {
     World ctrd(bench.Settings(subject));
     ContainerOptions options = Silent();
     options.mount_rootfs = false;
