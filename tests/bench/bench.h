@@ -31,7 +31,7 @@ struct Counts {
   int burst_execs = 100;                 // before memory is looked at
   std::vector<int> shims = {1, 10, 20};  // at the same time, for memory
   std::vector<int> parallel = {10};      // containers started at once
-  int crowd = 0;                         // shims that run meanwhile, once more
+  int crowd = 0;                         // shims that run meanwhile, the first of these once more
   int restart = 20;                      // containers over a restart of containerd
 };
 Counts TinyCounts();
@@ -100,7 +100,7 @@ void MeasureParallel(Bench& bench);
 void MeasureStreams(Bench& bench);
 void MeasureEvents(Bench& bench);
 void MeasureDaemon(Bench& bench);
-// What MeasureDaemon runs in a process of its own; prints "NAME VALUE" lines.
-int DaemonPart(int containers, int events);
+// What MeasureDaemon runs in a process of its own; prints lines of NAME|UNIT|GOAL|VALUE.
+int DaemonPart(int containers, int events, const std::vector<int>& at_once);
 
 }  // namespace feather::bench

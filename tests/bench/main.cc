@@ -103,8 +103,11 @@ int Main(int argc, char** argv) {
   std::vector<std::string> shims;
   for (int i = 1; i < argc; ++i) {
     std::string argument = argv[i];
-    if (argument == "--daemon" && i + 2 < argc)
-      return DaemonPart(atoi(argv[i + 1]), atoi(argv[i + 2]));
+    if (argument == "--daemon" && i + 2 < argc) {
+      std::vector<int> at_once;
+      for (int j = i + 3; j < argc; ++j) at_once.push_back(atoi(argv[j]));
+      return DaemonPart(atoi(argv[i + 1]), atoi(argv[i + 2]), at_once);
+    }
     bool value = argument == "--only" || argument == "--runtime" || argument == "--html";
     if (value && i + 1 == argc) return fputs(kUsage, stderr), 2;
     if (argument == "--tiny")

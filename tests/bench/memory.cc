@@ -20,8 +20,9 @@ namespace {
 using test::Container;
 using test::ContainerOptions;
 
-ContainerOptions Grouped(std::vector<std::string> args) {
+ContainerOptions Grouped(std::vector<std::string> args, bool in = false) {
   ContainerOptions options;
+  options.in = in;
   options.spec.args = std::move(args);
   options.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
   return options;
@@ -72,6 +73,21 @@ void OneIdle(Bench& bench, const Subject& subject) {
   add("descriptors, 10 containers without stdin", "", "at most 102",
       static_cast<double>(Descriptors(pid)));
   add("private dirty memory, 10 idle containers in one shim", "KiB", "", RestingKib(ctrd, pid));
+}
+
+void WithStdin(Bench& bench, const Subject& subject) {
+  World ctrd(bench.Settings(subject));
+  Container& first = ctrd.New("c0", Grouped({"sleep", "1000"}, /*in=*/true));
+  Check(first.Run(), "run");
+  auto add = [&](const char* name, const char* goal) {
+    bench.report.Get(name, "", goal)
+        .values[static_cast<int>(subject.column)]
+        .push_back(static_cast<double>(Descriptors(first.shim_pid())));
+  };
+  add("descriptors, 1 container with stdin", "at most 24");
+  for (int i = 1; i < 10; ++i)
+    Check(ctrd.New(absl::StrCat("c", i), Grouped({"sleep", "1000"}, /*in=*/true)).Run(), "run");
+  add("descriptors, 10 containers with stdin", "at most 132");
 }
 
 void AfterALog(Bench& bench, const Subject& subject) {
@@ -129,6 +145,7 @@ void Charged(Bench& bench, const Subject& subject) {
 void MeasureMemory(Bench& bench) {
   bench.ForEach(std::min(bench.counts.rounds, 3), [&](const Subject& subject, int) {
     OneIdle(bench, subject);
+    WithStdin(bench, subject);
     AfterALog(bench, subject);
     Charged(bench, subject);
   });

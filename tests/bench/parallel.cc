@@ -103,6 +103,7 @@ void MeasureDaemon(Bench& bench) {
     test::Subprocess::Options options;
     options.argv = {OwnPath(), "--daemon", absl::StrCat(bench.counts.restart),
                     absl::StrCat(bench.counts.events)};
+    for (int count : bench.counts.parallel) options.argv.push_back(absl::StrCat(count));
     options.env = env;
     test::CommandResult result = test::RunCommand(options, test::Milliseconds(1'200'000));
     if (result.code != 0) {
@@ -156,7 +157,7 @@ double EventsPerSecond(test::Daemon& daemon, const std::string& id, int count) {
 
 }  // namespace
 
-int DaemonPart(int containers, int events) {
+int DaemonPart(int containers, int events, const std::vector<int>& at_once) {
   std::string suite = "bookworm";
   for (const std::string& each : test::Daemon::Suites())
     if (test::Daemon::Unavailable(each).empty()) suite = each;
@@ -165,25 +166,29 @@ int DaemonPart(int containers, int events) {
     fprintf(stderr, "%s\n", daemon.Log().c_str());
     return 1;
   }
-  constexpr int kAtOnce = 10;
-  Clock::time_point start = Clock::now();
-  for (int i = 0; i < containers; i += kAtOnce) {
+  int running = 0;
+  // Milliseconds for each.
+  auto run = [&](int count) {
+    Clock::time_point start = Clock::now();
     std::vector<std::unique_ptr<test::Subprocess>> runs;
-    for (int j = i; j < std::min(i + kAtOnce, containers); ++j)
+    for (int i = 0; i < count; ++i)
       runs.push_back(daemon.StartCtr(
-          daemon.Run(absl::StrCat("c", j), {"--detach", "--null-io"}, {"sleep", "10000"})));
-    for (auto& run : runs)
-      if (run->Wait().value_or(-1) != 0) {
-        fprintf(stderr, "%s\n", run->err().c_str());
-        return 1;
-      }
-  }
-  printf("containers through containerd %s, %d at once|ms each|faster|%f\n",
-         daemon.version().c_str(), kAtOnce, Since(start) * 1e3 / containers);
+          daemon.Run(absl::StrCat("c", running++), {"--detach", "--null-io"}, {"sleep", "10000"})));
+    for (auto& each : runs)
+      if (each->Wait().value_or(-1) != 0) throw std::runtime_error(each->err());
+    return Since(start) * 1e3 / count;
+  };
+  const std::string name = absl::StrCat("containers through containerd ", daemon.version(), ", ");
+  for (int count : at_once)
+    printf("%s%d at once|ms each|faster|%f\n", name.c_str(), count, run(count));
+  while (running < containers) run(std::min(10, containers - running));
+  if (int crowd = running; crowd >= 200 && !at_once.empty())
+    printf("%s%d at once, %d shims running|ms each|no slower|%f\n", name.c_str(), at_once[0], crowd,
+           run(at_once[0]));
   daemon.Kill();
-  start = Clock::now();
+  Clock::time_point start = Clock::now();
   if (!daemon.Restart()) return 1;
-  printf("containerd restarted with %d shims, until it answers|ms|at most 1/2|%f\n", containers,
+  printf("containerd restarted with %d shims, until it answers|ms|at most 1/2|%f\n", running,
          Since(start) * 1e3);
   printf("events to containerd %s, told by ctr|1/s|at least 1.0|%f\n", daemon.version().c_str(),
          EventsPerSecond(daemon, "c0", events));
