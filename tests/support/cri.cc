@@ -42,6 +42,7 @@ std::string Frame(const std::string& message) {
 
 }  // namespace
 
+bool CriTest::selinux() { return access("/sys/fs/selinux/enforce", F_OK) == 0; }
 bool CriTest::systemd() { return getenv("FEATHER_GUEST_SYSTEMD") != nullptr; }
 
 std::string CriTest::Configuration(const std::string& directory) const {
@@ -53,6 +54,7 @@ std::string CriTest::Configuration(const std::string& directory) const {
   std::string text = table("");
   absl::StrAppend(&text, "restrict_oom_score_adj = true\ndisable_apparmor = true\n",
                   "netns_mounts_under_state_dir = true\n");
+  if (selinux()) absl::StrAppend(&text, "enable_selinux = true\n");
   // What containerd 2 has by default.
   absl::StrAppend(&text, "enable_unprivileged_ports = true\nenable_unprivileged_icmp = true\n");
   if (!v3) absl::StrAppend(&text, "sandbox_image = \"", kPause, "\"\n");
@@ -77,6 +79,9 @@ std::string CriTest::Configuration(const std::string& directory) const {
   with_options("optioned", by_file ? absl::StrCat("ConfigPath = \"", directory, "/options\"\n")
                                    : RuncOptions());
   with_options("mistyped", "Systemd_CGroups = false\n");
+  if (selinux())
+    absl::StrAppend(&text, table(".containerd.runtimes.stock"),
+                    "runtime_type = \"io.containerd.runc.v2\"\n");
   // containerd 2.1 starts no container there if there are options.
   if (shim_mode()) handler("podless", "sandboxer = \"shim\"\n", false);
   absl::StrAppend(&text, table(".cni"), v3 ? "bin_dirs = [\"" : "bin_dir = \"", kCniPlugins,

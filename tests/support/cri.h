@@ -28,6 +28,8 @@ class CriTest : public ::testing::TestWithParam<std::string> {
   void TearDown() override;
 
   bool shim_mode() const { return GetParam().ends_with("_shim"); }
+  // This kernel has SELinux, and CRI is told so. "stock" is the handler of the stock shim then.
+  static bool selinux();
   // Pods' cgroups are made by systemd, in the guest whose process 1 it is: below kSlice.
   static bool systemd();
   static constexpr char kSlice[] = "feather-pods.slice";
