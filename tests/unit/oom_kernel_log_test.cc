@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <asio/io_context.hpp>
@@ -307,6 +309,23 @@ TEST_F(OomKernelLog, IsOpenedLaterIfThereWasNoDescriptorForIt) {
   Write("a");
   listener.Read();
   EXPECT_EQ(listener.heard, (Words{"a"}));
+}
+
+// In a process of its own, which remembers it.
+TEST_F(OomKernelLog, IsNotAskedForAgainWhereItIsRefused) {
+  const auto hears_nothing = [this] {
+    ASSERT_EQ(unlink("/dev/kmsg"), 0);
+    ASSERT_EQ(mount(nullptr, "/dev", nullptr, MS_REMOUNT | MS_BIND | MS_NODEV, nullptr), 0);
+    ASSERT_EQ(mknod("/dev/kmsg", S_IFCHR | 0600, makedev(1, 11)), 0);
+    Listener listener;
+    ASSERT_EQ(unlink("/dev/kmsg"), 0);
+    std::filesystem::create_symlink(absl::StrCat("/proc/self/fd/", reader_.get()), "/dev/kmsg");
+    listener.Read();
+    Write("a");
+    listener.Read();
+    EXPECT_EQ(listener.heard, Words{});
+  };
+  EXPECT_EXIT((hears_nothing(), _exit(HasFailure() ? 1 : 0)), testing::ExitedWithCode(0), "");
 }
 
 // What people are told, by the readings that have counted it.
