@@ -112,11 +112,31 @@ Json BindMount(const std::string& source, const std::string& target, bool read_o
           {"options", {"rbind", "rprivate", read_only ? "ro" : "rw"}}};
 }
 
-// For its containers; a tmpfs' root hands it on to what they make in it.
-void Label(const std::string& path, const std::string& label) {
-  if (label.empty()) return;
+constexpr char kLabel[] = "security.selinux";
+
+std::string LabelOf(const std::string& path) {
+  std::array<char, 4096> label = {};
+  return lgetxattr(path.c_str(), kLabel, label.data(), label.size() - 1) < 0 ? "" : label.data();
+}
+
+// "user:role:type:sensitivity:categories". What has a label of that type already has it from another
+// container of the pod's: if its categories are others, both may only have what has none.
+std::string CommonLabel(const std::string& current, const std::string& label) {
+  size_t level = 0;
+  for (int i = 0; i < 3; ++i) {
+    level = label.find(':', level) + 1;
+    if (level == 0) return label;
+  }
+  if (current == label || current.compare(0, level, label, 0, level) != 0) return label;
+  return label.substr(0, label.find_first_of(":-", level));
+}
+
+// For its containers; a tmpfs' root hands its type on to what they make in it.
+void Label(const std::string& path, const std::string& own) {
+  if (own.empty()) return;
+  const std::string label = CommonLabel(LabelOf(path), own);
   RaisedCapabilities raised({CAP_SYS_ADMIN});
-  if (lsetxattr(path.c_str(), "security.selinux", label.c_str(), label.size() + 1, 0) != 0)
+  if (lsetxattr(path.c_str(), kLabel, label.c_str(), label.size() + 1, 0) != 0)
     LogWarning("cannot label what a pod's containers share",
                {{"error", std::string(ErrnoError(errno, path).message())}});
 }

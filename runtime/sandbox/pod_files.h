@@ -37,7 +37,8 @@ absl::Status RemovePodFiles(const std::string& bundle);
 // - one in the pod's network namespace gets those of /etc/hostname, /etc/hosts and /etc/resolv.conf
 //   for which it has no mount;
 // - each of those is given its label for SELinux (linux.mountLabel), if it has one: the containers
-//   of a pod have the same if the pod's configuration names it;
+//   of a pod have the same if the pod's configuration names it; if not, then from the second on
+//   without the categories, in which they differ;
 // - each of those namespaces of which `namespaces` has another path is named by that one.
 // A file that is missing or broken, or of a container outside of the pod, is left alone.
 // InvalidArgument if the container is to share the pod's pid namespace and there is none: that of

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
+#include "tests/support/build.h"
 
 namespace feather::test {
 namespace {
@@ -42,7 +43,9 @@ std::string Frame(const std::string& message) {
 
 }  // namespace
 
-bool CriTest::selinux() { return access("/sys/fs/selinux/enforce", F_OK) == 0; }
+bool CriTest::selinux() {
+  return getenv("FEATHER_GUEST") != nullptr && access("/sys/fs/selinux/enforce", F_OK) == 0;
+}
 bool CriTest::systemd() { return getenv("FEATHER_GUEST_SYSTEMD") != nullptr; }
 
 std::string CriTest::Configuration(const std::string& directory) const {
@@ -99,7 +102,25 @@ std::string CriTest::Configuration(const std::string& directory) const {
   return text;
 }
 
+// In the place of sid's.
+void CriTest::ConfineContainerd() {
+  const std::string real =
+      absl::StrCat(kSourceDirectory, "/build/containerd/sid/usr/bin");
+  const std::string directory = absl::StrCat("/tmp/containerd-", getpid());
+  if (mkdir(directory.c_str(), 0755) != 0) return;  // by the test before
+  const std::string confined =
+      absl::StrCat(kSourceDirectory, "/tests/support/confined-containerd");
+  EXPECT_EQ(symlink(confined.c_str(), (directory + "/containerd").c_str()), 0);
+  for (const char* name : {"/ctr", "/containerd-shim-runc-v2"})
+    EXPECT_EQ(symlink((real + name).c_str(), (directory + name).c_str()), 0);
+  // containerd looks for shims there, too.
+  EXPECT_EQ(RunCommand({.argv = {"chcon", "-R", "-h", "-t", "bin_t", directory}}).code, 0);
+  setenv("FEATHER_CONFINED", real.c_str(), 1);
+  setenv("FEATHER_CONTAINERD_2", directory.c_str(), 1);
+}
+
 void CriTest::SetUp() {
+  if (selinux()) ConfineContainerd();
   const std::string suite(absl::StripSuffix(GetParam(), "_shim"));
   const std::string reason = Daemon::Unavailable(suite);
   if (!reason.empty()) GTEST_SKIP() << reason;

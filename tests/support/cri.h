@@ -28,7 +28,8 @@ class CriTest : public ::testing::TestWithParam<std::string> {
   void TearDown() override;
 
   bool shim_mode() const { return GetParam().ends_with("_shim"); }
-  // This kernel has SELinux, and CRI is told so. "stock" is the handler of the stock shim then.
+  // The guest that enforces a policy of SELinux, in which containerd is confined as an engine of
+  // containers and CRI labels them. "stock" is the handler of the stock shim then.
   static bool selinux();
   // Pods' cgroups are made by systemd, in the guest whose process 1 it is: below kSlice.
   static bool systemd();
@@ -96,6 +97,7 @@ class CriTest : public ::testing::TestWithParam<std::string> {
 
  private:
   absl::StatusOr<std::string> CallBytes(const std::string& path, const std::string& message);
+  static void ConfineContainerd();
   std::string Configuration(const std::string& directory) const;
 };
 

@@ -139,6 +139,20 @@ TEST_F(JoinPodTest, LabelsWhatItGivesAContainerThatSelinuxConfines) {
   JoinText(spec.dump());
   for (const char* name : {"shm", "hostname", "resolv.conf"}) EXPECT_EQ(label_of(name), label);
   EXPECT_EQ(label_of("hosts"), none);
+
+  // One of other categories, as each has where the pod's configuration names none; and the first
+  // made anew.
+  const std::string both = "system_u:object_r:container_file_t:s0";
+  for (const std::string& next : {both + ":c3,c4", label}) {
+    spec["linux"]["mountLabel"] = next;
+    JoinText(spec.dump());
+    for (const char* name : {"shm", "hostname", "resolv.conf"}) EXPECT_EQ(label_of(name), both);
+  }
+  for (const char* other : {"u:object_r:other_t:s0-s1:c1", "u:object_r:without_level_t", "odd"}) {
+    spec["linux"]["mountLabel"] = other;
+    JoinText(spec.dump());
+    EXPECT_EQ(label_of("shm"), other) << "of another type";
+  }
 }
 
 TEST_F(JoinPodTest, LeavesAloneWhatIsNotInThePod) {
