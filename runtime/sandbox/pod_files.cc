@@ -119,8 +119,8 @@ std::string LabelOf(const std::string& path) {
   return lgetxattr(path.c_str(), kLabel, label.data(), label.size() - 1) < 0 ? "" : label.data();
 }
 
-// "user:role:type:sensitivity:categories". What has a label of that type already has it from another
-// container of the pod's: if its categories are others, both may only have what has none.
+// "user:role:type:sensitivity:categories". What has a label of that type already has it from
+// another container of the pod's: if its categories are others, both may only have what has none.
 std::string CommonLabel(const std::string& current, const std::string& label) {
   size_t level = 0;
   for (int i = 0; i < 3; ++i) {

@@ -1,6 +1,6 @@
 // Pods where SELinux enforces Debian's policy: containerd and the shims are what that knows as an
-// engine of containers (dockerd_t), the containers are confined (container_t) and kept apart by their
-// categories. The stock shim beside both kinds of pod.
+// engine of containers (dockerd_t), the containers are confined (container_t) and kept apart by
+// their categories. The stock shim beside both kinds of pod.
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -10,9 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "runtime/base/file.h"
 #include "tests/support/cri.h"
 #include "tests/support/proc.h"
@@ -21,11 +19,9 @@ namespace feather::test {
 namespace {
 
 using ::testing::Contains;
-using ::testing::Each;
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 using ::testing::StartsWith;
 
 using Lines = std::vector<std::string>;
@@ -33,7 +29,6 @@ using Lines = std::vector<std::string>;
 constexpr char kOwn[] = "s0:c1,c2";
 constexpr char kOther[] = "s0:c3,c4";
 constexpr char kShowLabel[] = "tr -d '\\0' </proc/self/attr/current";
-constexpr std::array<const char*, 3> kHandlers = {"stock", "feather", "podless"};
 constexpr std::array<const char*, 3> kFiles = {"hosts", "hostname", "resolv.conf"};
 
 std::string LabelOf(const std::string& path) {
@@ -65,8 +60,8 @@ class Selinux : public CriTest {
         found.emplace_back(line.substr(line.find("avc:")));
     return found;
   }
-  // Since it was asked before. The policy lets no engine read the kernel's log, of which feather has
-  // use (docs/oom.md): each of its shims asks once.
+  // Since it was asked before. The policy lets no engine read the kernel's log, of which feather
+  // has use (docs/oom.md): each of its shims asks once.
   Lines NewDenials(size_t shims_of_feather) {
     const Lines all = Denials();
     Lines found(all.begin() + static_cast<ptrdiff_t>(denials_), all.end());
@@ -124,9 +119,9 @@ class Selinux : public CriTest {
   static Lines LabelsOf(const std::string& command) {
     const pid_t pid = Find(command);
     Lines labels = {"init " + LabelOf(pid)};
-    for (const char* path : {"/", "/bin/busybox", "/dev", "/dev/null", "/dev/pts", "/dev/mqueue",
-                             "/dev/shm", "/dev/shm/file", "/etc/hosts", "/etc/hostname",
-                             "/etc/resolv.conf"})
+    for (const char* path :
+         {"/", "/bin/busybox", "/dev", "/dev/null", "/dev/pts", "/dev/mqueue", "/dev/shm",
+          "/dev/shm/file", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"})
       labels.push_back(
           absl::StrCat(path, " ", LabelOf(absl::StrCat("/proc/", pid, "/root", path))));
     return labels;
@@ -137,8 +132,9 @@ class Selinux : public CriTest {
     const std::string a = Add(pod, config, Labelled(config, "a", "exec sleep 71001"));
     const std::string b = Add(pod, config, Labelled(config, "b", "exec sleep 71002"));
     Lines seen = {In(a, "echo one >/dev/shm/file; echo '# more' >>/etc/hosts"),
-                  In(b, "cat /dev/shm/file; tail -n 1 /etc/hosts; cat /etc/hostname"
-                        " /etc/resolv.conf; echo two >/dev/shm/file"),
+                  In(b,
+                     "cat /dev/shm/file; tail -n 1 /etc/hosts; cat /etc/hostname"
+                     " /etc/resolv.conf; echo two >/dev/shm/file"),
                   In(a, "cat /dev/shm/file"), In(a, kShowLabel),
                   In(a, "for pid in $(pidof sleep); do kill -0 $pid; done")};
     for (const char* command : {"sleep 71001", "sleep 71002"})
@@ -153,20 +149,21 @@ INSTANTIATE_TEST_SUITE_P(Containerd, Selinux, ::testing::Values("sid_shim"),
                          [](const auto& suite) { return suite.param; });
 
 TEST_P(Selinux, APodHasTheLabelsThatTheStockShimsHas) {
-  for (cri::NamespaceMode mode : {cri::CONTAINER, cri::POD}) {
-    cri::PodSandboxConfig config = Config("same", kOwn);
-    Options(config).set_pid(mode);
-    const Lines stock = Look("stock", config);
-    EXPECT_THAT(stock, Contains("one\n# more\nsame\nnameserver 192.0.2.1\n"));
-    EXPECT_THAT(stock, Contains("init system_u:system_r:container_t:s0:c1,c2"));
-    EXPECT_THAT(stock, Contains("/dev/shm system_u:object_r:container_file_t:s0:c1,c2"));
-    EXPECT_THAT(NewDenials(0), IsEmpty());
-    for (const char* handler : {"feather", "podless"}) {
-      SCOPED_TRACE(handler);
-      EXPECT_THAT(Look(handler, config), ElementsAreArray(stock));
-      EXPECT_THAT(NewDenials(1), IsEmpty());
-    }
+  cri::PodSandboxConfig config = Config("same", kOwn);
+  const Lines stock = Look("stock", config);
+  EXPECT_THAT(stock, Contains("one\n# more\nsame\nnameserver 192.0.2.1\n"));
+  EXPECT_THAT(stock, Contains("init system_u:system_r:container_t:s0:c1,c2"));
+  EXPECT_THAT(stock, Contains("/dev/shm system_u:object_r:container_file_t:s0:c1,c2"));
+  EXPECT_THAT(NewDenials(0), IsEmpty());
+  for (const char* handler : {"feather", "podless"}) {
+    SCOPED_TRACE(handler);
+    EXPECT_THAT(Look(handler, config), ElementsAreArray(stock));
+    EXPECT_THAT(NewDenials(1), IsEmpty());
   }
+  // With a process of feather's as their process 1.
+  Options(config).set_pid(cri::POD);
+  EXPECT_THAT(Look("podless", config), ElementsAreArray(stock));
+  EXPECT_THAT(NewDenials(1), IsEmpty());
 }
 
 // Mounted into another pod's container, which it should never be.
@@ -182,17 +179,17 @@ TEST_P(Selinux, OnlyContainersOfItsCategoriesHaveWhatAPodShares) {
     cri::ContainerConfig container = Labelled(others, "b", "exec sleep 1000");
     for (const char* file : {"shm", "hosts", "hostname", "resolv.conf"}) {
       cri::Mount& mount = *container.add_mounts();
-      mount.set_host_path(absl::StrCat(
-          daemon_->directory(), "/state/io.containerd.sandbox.controller.v1.shim/k8s.io/", pod,
-          "/pod/", file));
+      mount.set_host_path(absl::StrCat(daemon_->directory(),
+                                       "/state/io.containerd.sandbox.controller.v1.shim/k8s.io/",
+                                       pod, "/pod/", file));
       mount.set_container_path(absl::StrCat("/stolen/", file));
     }
     const std::string b = Add(others_pod, others, container);
     EXPECT_THAT(NewDenials(level == kOwn ? 2 : 1), IsEmpty());
     for (const char* file : {"shm/file", "hosts", "hostname", "resolv.conf"}) {
       SCOPED_TRACE(file);
-      const std::string tried = In(b, absl::StrCat("cd /stolen; cat ", file, " >/dev/null; ",
-                                                   "echo x >>", file));
+      const std::string tried =
+          In(b, absl::StrCat("cd /stolen; cat ", file, " >/dev/null; ", "echo x >>", file));
       if (level == kOwn) {
         EXPECT_EQ(tried, "");
       } else {
@@ -220,7 +217,8 @@ TEST_P(Selinux, ContainersOfDifferentCategoriesHaveTheFilesOfTheirPod) {
   const std::string level = LevelIn(LabelOf(Find("sleep 71001")));
   EXPECT_THAT(level, StartsWith("s0:c"));
   EXPECT_EQ(In(a, "echo one >/dev/shm/file; cat /dev/shm/file"), "one\n");
-  for (const std::string& label : LabelsOf("sleep 71001")) EXPECT_EQ(LevelIn(label), level) << label;
+  for (const std::string& label : LabelsOf("sleep 71001"))
+    EXPECT_EQ(LevelIn(label), level) << label;
 
   const std::string b = Add(pod, config, ContainerConfig(config, "b", "exec sleep 71002"));
   EXPECT_NE(LevelIn(LabelOf(Find("sleep 71002"))), level);
@@ -239,50 +237,45 @@ TEST_P(Selinux, ContainersOfDifferentCategoriesHaveTheFilesOfTheirPod) {
 
 // With a terminal and without; the streams of execs and of attaches.
 TEST_P(Selinux, StreamsPass) {
-  for (const std::string handler : kHandlers) {
-    SCOPED_TRACE(handler);
-    cri::PodSandboxConfig config = Config("pod", kOwn);
-    const std::string pod = Start(config, handler);
-    for (bool tty : {false, true}) {
-      SCOPED_TRACE(tty);
-      cri::ContainerConfig container = Labelled(config, absl::StrCat("tty-", tty),
-                                                "while read -r line; do echo got $line; done");
-      container.set_stdin(true);
-      container.set_tty(tty);
-      const std::string id = Add(pod, config, container);
-      cri::AttachRequest attach;
-      attach.set_container_id(id);
-      attach.set_stdin(true);
-      attach.set_stdout(true);
-      attach.set_tty(tty);
-      auto attached = Stream("Attach", attach);
-      ASSERT_NE(attached, nullptr);
-      // containerd hands input on before it hands out output.
-      EXPECT_TRUE(Eventually([&] {
-        attached->Send(0, "hello\n");
-        return attached->ReadUntil(
-            [&] { return absl::StrContains(attached->channel(1), "got hello"); },
-            Milliseconds(5000));
-      })) << attached->channel(1);
-      cri::ExecRequest exec;
-      exec.set_container_id(id);
-      for (const std::string& word :
-           {std::string("/bin/sh"), std::string("-c"),
-            absl::StrCat("read -r line; echo got $line; ", kShowLabel)})
-        exec.add_cmd(word);
-      exec.set_stdin(true);
-      exec.set_stdout(true);
-      exec.set_tty(tty);
-      auto executed = Stream("Exec", exec);
-      ASSERT_NE(executed, nullptr);
-      executed->Send(0, "hello\n");
-      EXPECT_TRUE(executed->ReadToEnd());
-      EXPECT_THAT(executed->channel(1), HasSubstr("got hello"));
-      EXPECT_THAT(executed->channel(1), HasSubstr("system_u:system_r:container_t:s0:c1,c2"));
-    }
-    Remove(pod);
-    EXPECT_THAT(NewDenials(handler == "stock" ? 0 : 1), IsEmpty());
+  cri::PodSandboxConfig config = Config("pod", kOwn);
+  const std::string pod = Start(config, "podless");
+  for (bool tty : {false, true}) {
+    SCOPED_TRACE(tty);
+    cri::ContainerConfig container =
+        Labelled(config, absl::StrCat("tty-", tty), "while read -r line; do echo got $line; done");
+    container.set_stdin(true);
+    container.set_tty(tty);
+    const std::string id = Add(pod, config, container);
+    cri::AttachRequest attach;
+    attach.set_container_id(id);
+    attach.set_stdin(true);
+    attach.set_stdout(true);
+    attach.set_tty(tty);
+    auto attached = Stream("Attach", attach);
+    ASSERT_NE(attached, nullptr);
+    // containerd hands input on before it hands out output.
+    EXPECT_TRUE(Eventually([&] {
+      attached->Send(0, "hello\n");
+      return attached->ReadUntil(
+          [&] { return absl::StrContains(attached->channel(1), "got hello"); }, Milliseconds(5000));
+    })) << attached->channel(1);
+    cri::ExecRequest exec;
+    exec.set_container_id(id);
+    for (const std::string& word : {std::string("/bin/sh"), std::string("-c"),
+                                    absl::StrCat("read -r line; echo got $line; ", kShowLabel)})
+      exec.add_cmd(word);
+    exec.set_stdin(true);
+    exec.set_stdout(true);
+    exec.set_tty(tty);
+    auto executed = Stream("Exec", exec);
+    ASSERT_NE(executed, nullptr);
+    executed->Send(0, "hello\n");
+    EXPECT_TRUE(executed->ReadToEnd());
+    EXPECT_THAT(executed->channel(1), HasSubstr("got hello"));
+    EXPECT_THAT(executed->channel(1), HasSubstr("system_u:system_r:container_t:s0:c1,c2"));
   }
+  Remove(pod);
+  EXPECT_THAT(NewDenials(1), IsEmpty());
 }
 
 // ctr asks for no label: the policy has one for whatever an engine executes.

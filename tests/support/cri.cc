@@ -104,12 +104,10 @@ std::string CriTest::Configuration(const std::string& directory) const {
 
 // In the place of sid's.
 void CriTest::ConfineContainerd() {
-  const std::string real =
-      absl::StrCat(kSourceDirectory, "/build/containerd/sid/usr/bin");
+  const std::string real = absl::StrCat(kSourceDirectory, "/build/containerd/sid/usr/bin");
   const std::string directory = absl::StrCat("/tmp/containerd-", getpid());
   if (mkdir(directory.c_str(), 0755) != 0) return;  // by the test before
-  const std::string confined =
-      absl::StrCat(kSourceDirectory, "/tests/support/confined-containerd");
+  const std::string confined = absl::StrCat(kSourceDirectory, "/tests/support/confined-containerd");
   EXPECT_EQ(symlink(confined.c_str(), (directory + "/containerd").c_str()), 0);
   for (const char* name : {"/ctr", "/containerd-shim-runc-v2"})
     EXPECT_EQ(symlink((real + name).c_str(), (directory + name).c_str()), 0);
