@@ -92,7 +92,7 @@ class Load : public WitnessTest {
   // The whole life of a container of the witness' shim, step by step, so that several overlap.
   class Life {
    public:
-    explicit Life(Container& container) : container_(container) {
+    Life(FakeContainerd& ctrd, Container& container) : ctrd_(ctrd), container_(container) {
       created_.emplace(
           container.Send<task::CreateTaskResponse>("Create", container.CreateRequest()));
     }
@@ -101,9 +101,13 @@ class Load : public WitnessTest {
       ASSERT_THAT(container_.Start(), IsOk()) << container_.id();
       EXPECT_EQ(container_.Wait()->exit_status(), 0u) << container_.id();
       EXPECT_THAT(container_.Remove(), IsOk()) << container_.id();
+      // Thousands of them would leave the test without descriptors.
+      container_.stdio() = {};
+      ctrd_.CloseLog(container_);
     }
 
    private:
+    FakeContainerd& ctrd_;
     Container& container_;
     std::optional<Pending<task::CreateTaskResponse>> created_;
   };
@@ -219,7 +223,7 @@ class LoadOfLifetimes : public LoadWith {
     std::deque<Life> lives;
     for (int i = begin; i < end && !HasFailure(); ++i) {
       // Ids are used again.
-      lives.emplace_back(NewMember(absl::StrCat("c", i % 16), Shell("exit 0")));
+      lives.emplace_back(ctrd(), NewMember(absl::StrCat("c", i % 16), Shell("exit 0")));
       if (lives.size() < kAtOnce) continue;
       lives.front().Finish();
       lives.pop_front();

@@ -242,6 +242,8 @@ class FakeContainerd {
   std::string temporary_directory() const { return directory() + "/tmp"; }
   // What all shims have written to the `log` FIFOs so far.
   std::string log() const;
+  // Stops reading that of a bundle.
+  void CloseLog(const Container& container);
 
   // Options as they go into Create and into the stdin of `start`.
   containerd::runc::v1::Options RuncOptions() const;

@@ -144,6 +144,12 @@ void FakeContainerd::OpenLog(const std::string& path) {
   logs_.push_back(std::make_unique<FifoReader>(io(), path, /*keep=*/true));
 }
 
+void FakeContainerd::CloseLog(const Container& container) {
+  const std::string path = absl::StrCat(container.bundle(), "/log");
+  for (const auto& log : logs_)
+    if (log->path() == path) log->Close();
+}
+
 std::string FakeContainerd::log() const {
   std::string all;
   for (const auto& log : logs_) all += log->data();
