@@ -164,6 +164,9 @@ class Shim {
                   .prepare_bundle =
                       [this](const std::string& bundle, RuntimeOptions& options) {
                         used_ = true;
+                        // The last to disconnect starts it again. Without them it would wake an
+                        // idle shim once.
+                        if (server_->connections() > 0) idle_timer_.cancel();
                         return sandbox_.PrepareBundle(bundle, options);
                       },
                   .released = [this](const std::string& id) { Released(id); },
