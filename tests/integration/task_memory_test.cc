@@ -1,4 +1,4 @@
-// What a burst of work has cost goes back to the kernel when it is over.
+// What a burst of work has cost goes back to the kernel when it is over, and an idle shim sleeps.
 
 #include <fcntl.h>
 #include <signal.h>
@@ -8,8 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cinttypes>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -172,6 +175,34 @@ TEST_F(Memory, IsBackAfterALogOfAGibibyte) {
   ASSERT_THAT(c.Start(), IsOk());
   ASSERT_TRUE(RunUntil([&] { return c.stdio().out->size() == size_t{1} << 30; }));
   ExpectIdle(c, "after a log of 1 GiB");
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+// Seconds until the earliest of its timers that is set wakes a process (proc(5), timerfd).
+int64_t NextTimer(pid_t pid) {
+  int64_t next = std::numeric_limits<int64_t>::max();
+  const std::string directory = absl::StrCat("/proc/", pid, "/fdinfo");
+  for (const std::string& fd : ListDirectory(directory)) {
+    const std::string info = feather::ReadFile(absl::StrCat(directory, "/", fd)).value_or("");
+    const size_t at = info.find("it_value: (");
+    int64_t seconds = 0, nanoseconds = 0;
+    if (at == info.npos || sscanf(info.c_str() + at, "it_value: (%" SCNd64 ", %" SCNd64 ")",
+                                  &seconds, &nanoseconds) != 2)
+      continue;
+    if (seconds > 0 || nanoseconds > 0) next = std::min(next, seconds);
+  }
+  return next;
+}
+
+class Idle : public ShimTest {};
+
+TEST_F(Idle, ShimIsNotWokenWithinAMinute) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  // In half a minute, or what would have woken it has done so.
+  EXPECT_TRUE(ctrd().loop().RunUntil([&] { return NextTimer(c.shim_pid()) > 60; },
+                                     std::chrono::seconds(30)))
+      << NextTimer(c.shim_pid()) << " s";
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
