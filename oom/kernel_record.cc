@@ -84,14 +84,14 @@ std::optional<absl::string_view> NameBelow(absl::string_view text, absl::string_
 }  // namespace
 
 UniqueFd OpenKernelLog() {
-  // Who is refused it once is not going to get it, and with SELinux each refusal is a record in the
-  // machine's logs.
+  // What a policy of SELinux refuses once it refuses again, and each time is a record in the
+  // machine's logs. (Want of a capability is EPERM.)
   static bool refused = false;
   if (refused) return {};
   // Where kernel.dmesg_restrict is set, it takes a capability.
   RaisedCapabilities raised({CAP_SYSLOG});
   UniqueFd log(open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  if (!log) refused = errno == EACCES || errno == EPERM;
+  if (!log) refused = errno == EACCES;
   struct stat info {};
   const bool is_device = log && fstat(log.get(), &info) == 0 && S_ISCHR(info.st_mode);
   // In a container it may be a link to a terminal.

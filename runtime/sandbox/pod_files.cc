@@ -10,10 +10,16 @@
 #include <cerrno>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 #include <system_error>
+#include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/file.h"
 #include "runtime/base/log.h"
@@ -119,15 +125,54 @@ std::string LabelOf(const std::string& path) {
   return lgetxattr(path.c_str(), kLabel, label.data(), label.size() - 1) < 0 ? "" : label.data();
 }
 
-// "user:role:type:sensitivity:categories". What has a label of that type already has it from
-// another container of the pod's: if its categories are others, both may only have what has none.
+// "s0:c1.c3,c7", one end of a range of levels.
+struct Level {
+  std::string sensitivity;
+  std::set<int> categories;
+  bool operator==(const Level&) const = default;
+};
+
+std::optional<Level> ParseLevel(absl::string_view text) {
+  constexpr int kCategories = 1024;
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits(':', 1));
+  Level level{.sensitivity = std::string(parts[0]), .categories = {}};
+  if (parts.size() == 1) return level;
+  for (absl::string_view range : absl::StrSplit(parts[1], ',')) {
+    const std::vector<absl::string_view> ends = absl::StrSplit(range, '.');
+    int first = 0, last = 0;
+    if (ends.size() > 2 || !absl::StartsWith(ends.front(), "c") ||
+        !absl::StartsWith(ends.back(), "c") || !absl::SimpleAtoi(ends.front().substr(1), &first) ||
+        !absl::SimpleAtoi(ends.back().substr(1), &last) || first < 0 || last >= kCategories)
+      return std::nullopt;
+    for (int i = first; i <= last; ++i) level.categories.insert(i);
+  }
+  return level;
+}
+
+bool SameLevel(absl::string_view one, absl::string_view other) {
+  const std::optional<Level> level = ParseLevel(one);
+  return level && level == ParseLevel(other);
+}
+
+// The kernel tells categories in their order and runs of them as one, however they were given.
+bool SameRange(absl::string_view one, absl::string_view other) {
+  const std::vector<absl::string_view> ends = absl::StrSplit(one, '-');
+  const std::vector<absl::string_view> others = absl::StrSplit(other, '-');
+  return one == other ||
+         (SameLevel(ends.front(), others.front()) && SameLevel(ends.back(), others.back()));
+}
+
+// "user:role:type:level". What has a label of that type already has it from another container of
+// the pod's: if its categories are others, both may only have what has none.
 std::string CommonLabel(const std::string& current, const std::string& label) {
   size_t level = 0;
   for (int i = 0; i < 3; ++i) {
     level = label.find(':', level) + 1;
     if (level == 0) return label;
   }
-  if (current == label || current.compare(0, level, label, 0, level) != 0) return label;
+  if (current.compare(0, level, label, 0, level) != 0 ||
+      SameRange(absl::string_view(current).substr(level), absl::string_view(label).substr(level)))
+    return label;
   return label.substr(0, label.find_first_of(":-", level));
 }
 

@@ -140,6 +140,24 @@ TEST_F(JoinPodTest, LabelsWhatItGivesAContainerThatSelinuxConfines) {
   for (const char* name : {"shm", "hostname", "resolv.conf"}) EXPECT_EQ(label_of(name), label);
   EXPECT_EQ(label_of("hosts"), none);
 
+  // The same, however it is written: the kernel tells it as above.
+  const auto expect_same = [&](const std::string& told, const std::string& given) {
+    const std::string type = "system_u:object_r:container_file_t:";
+    ASSERT_EQ(removexattr(files_.Path("hostname").c_str(), "security.selinux"), 0);
+    spec["linux"]["mountLabel"] = type + told;
+    JoinText(spec.dump());
+    spec["linux"]["mountLabel"] = type + given;
+    JoinText(spec.dump());
+    EXPECT_EQ(label_of("hostname"), type + given) << told;
+  };
+  expect_same("s0:c9,c27", "s0:c27,c9");
+  expect_same("s0:c1.c3,c7", "s0:c7,c3,c2,c1");
+  expect_same("s0:c1,c2", "s0:c1,c2-s0:c2,c1");
+  for (const char* name : {"shm", "hostname", "resolv.conf"})
+    ASSERT_EQ(
+        setxattr(files_.Path(name).c_str(), "security.selinux", label.c_str(), label.size() + 1, 0),
+        0);
+
   // One of other categories, as each has where the pod's configuration names none; and the first
   // made anew.
   const std::string both = "system_u:object_r:container_file_t:s0";
