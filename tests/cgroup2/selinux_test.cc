@@ -241,6 +241,18 @@ TEST_P(Selinux, ContainersOfDifferentCategoriesHaveTheFilesOfTheirPod) {
   Remove(pod);
 }
 
+// The kernel tells them in another way than they were given.
+TEST_P(Selinux, APodMayNameItsCategoriesInAnyOrder) {
+  cri::PodSandboxConfig config = Config("pod", "s0:c27,c9,c8,c7");
+  const std::string pod = Start(config, "podless");
+  Add(pod, config, Labelled(config, "a", "exec sleep 71001"));
+  const std::string b = Add(pod, config, Labelled(config, "b", "exec sleep 71002"));
+  EXPECT_EQ(In(b, "echo b >/dev/shm/file"), "");
+  for (const std::string& label : LabelsOf("sleep 71002"))
+    EXPECT_EQ(LevelIn(label), "s0:c7.c9,c27") << label;
+  Remove(pod);
+}
+
 // With a terminal and without; the streams of execs and of attaches.
 TEST_P(Selinux, StreamsPass) {
   cri::PodSandboxConfig config = Config("pod", kOwn);
