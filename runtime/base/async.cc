@@ -14,11 +14,6 @@ void Spawn(const asio::any_io_executor& executor, Async<> work) {
   });
 }
 
-Async<> SleepFor(Clock::duration duration) {
-  asio::steady_timer timer(co_await asio::this_coro::executor, duration);
-  co_await timer.async_wait(kAwait);
-}
-
 void Event::Set() {
   set_ = true;
   for (asio::steady_timer* waiter : std::exchange(waiters_, {})) waiter->cancel();

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <asio/post.hpp>
+#include <asio/this_coro.hpp>
 #include <cerrno>
 #include <utility>
 
@@ -96,6 +97,11 @@ void FakeContainers::Exit(size_t process, uint32_t status) {
   if (processes.empty()) return;
   pid_t pid = processes[process % processes.size()];
   if (exits.emplace(pid, feather::Exit{pid, status, absl::Now()}).second) Deliver(pid);
+}
+
+// What is tried again after a while is tried again at once: commands fail one at a time.
+Async<> SleepFor(Clock::duration) {
+  co_await asio::post(co_await asio::this_coro::executor, asio::use_awaitable);
 }
 
 struct Reaper::Impl {};

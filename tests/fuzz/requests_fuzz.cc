@@ -294,6 +294,7 @@ std::vector<std::pair<std::string, std::string>> fuzz::Seeds() {
                       Bytes("CloseIO", Of<task::CloseIORequest>())},
       {"restore", Bytes("Create", restored) + Bytes(kFail) + start + start + Bytes(kExit) + remove},
       {"hangs", Bytes(kHold) + create + Bytes(kGone) + Bytes(kRelease) + create + start + remove},
+      {"abandoned", Bytes(kHold) + Bytes("Create", restored) + Bytes(kFail) + Bytes(kGone)},
       {"sandbox", SandboxBytes() + create}};
 }
 
