@@ -83,7 +83,7 @@ inline void LogStateChange(absl::string_view change, const std::string& id,
 }
 
 template <typename Event>
-void TaskService::Publish(absl::string_view topic, const Event& event, absl::Time at) {
+void TaskService::Publish(absl::string_view topic, const Event& event, absl::Time at) const {
   std::string exec_id;
   std::string status;
   if constexpr (requires { event.exec_id(); }) exec_id = event.exec_id();

@@ -92,15 +92,14 @@ TaskService::Answer<api::WaitResponse> TaskService::Wait(rpc::CallContext contex
   co_return response;
 }
 
-TaskService::Answer<api::PidsResponse> TaskService::Pids(rpc::CallContext,
-                                                         api::PidsRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+absl::StatusOr<api::PidsResponse> TaskService::Pids(const api::PidsRequest& request) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
   const Container& container = *task->container;
   std::vector<pid_t> pids;
   if (container.cgroup()) {
     auto found = CgroupPids(*container.cgroup());
     // A cgroup that is gone holds no process.
-    if (!found.ok() && !absl::IsNotFound(found.status())) co_return found.status();
+    if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
     if (found.ok()) pids = *std::move(found);
   }
   // When it starts, containerd (1.7 and later) takes a task without processes for a leaked one and
@@ -119,7 +118,7 @@ TaskService::Answer<api::PidsResponse> TaskService::Pids(rpc::CallContext,
       process->mutable_info()->set_value(details.SerializeAsString());
     }
   }
-  co_return response;
+  return response;
 }
 
 absl::StatusOr<api::StatsResponse> TaskService::Stats(const api::StatsRequest& request) const {
@@ -161,24 +160,22 @@ absl::StatusOr<api::ConnectResponse> TaskService::Connect(
   return response;
 }
 
-TaskService::Answer<google::protobuf::Empty> TaskService::ResizePty(rpc::CallContext,
-                                                                    api::ResizePtyRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process,
-                      FindProcess(request.id(), request.exec_id()));
-  CO_RETURN_IF_ERROR(process->is_init() ? AllowedForInit(process->state, Operation::kResize)
-                                        : AllowedForExec(process->state, Operation::kResize));
+absl::StatusOr<google::protobuf::Empty> TaskService::ResizePty(
+    const api::ResizePtyRequest& request) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
+  RETURN_IF_ERROR(process->is_init() ? AllowedForInit(process->state, Operation::kResize)
+                                     : AllowedForExec(process->state, Operation::kResize));
   if (process->stdio)
-    CO_RETURN_IF_ERROR(process->stdio->Resize(static_cast<uint16_t>(request.width()),
-                                              static_cast<uint16_t>(request.height())));
-  co_return Empty();
+    RETURN_IF_ERROR(process->stdio->Resize(static_cast<uint16_t>(request.width()),
+                                           static_cast<uint16_t>(request.height())));
+  return Empty();
 }
 
-TaskService::Answer<google::protobuf::Empty> TaskService::CloseIO(rpc::CallContext,
-                                                                  api::CloseIORequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Process> process,
-                      FindProcess(request.id(), request.exec_id()));
+absl::StatusOr<google::protobuf::Empty> TaskService::CloseIO(
+    const api::CloseIORequest& request) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Process> process, FindProcess(request.id(), request.exec_id()));
   if (process->stdio) process->stdio->CloseStdin();
-  co_return Empty();
+  return Empty();
 }
 
 void TaskService::Describe(inspect::v1::ShimResponse& shim) const {

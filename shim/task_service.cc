@@ -159,20 +159,19 @@ TaskService::Answer<api::StartResponse> TaskService::Start(rpc::CallContext,
   co_return response;
 }
 
-TaskService::Answer<google::protobuf::Empty> TaskService::Exec(rpc::CallContext,
-                                                               api::ExecProcessRequest request) {
-  CO_ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
-  CO_RETURN_IF_ERROR(ValidateId(request.exec_id()));
-  if (!request.has_spec()) co_return absl::InvalidArgumentError("exec without a process spec");
-  CO_ASSIGN_OR_RETURN(std::string spec, ProcessSpec(request.spec().value(), request.terminal()));
+absl::StatusOr<google::protobuf::Empty> TaskService::Exec(
+    const api::ExecProcessRequest& request) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Task> task, Find(request.id()));
+  RETURN_IF_ERROR(ValidateId(request.exec_id()));
+  if (!request.has_spec()) return absl::InvalidArgumentError("exec without a process spec");
+  ASSIGN_OR_RETURN(std::string spec, ProcessSpec(request.spec().value(), request.terminal()));
   StdioRequest stdio{request.stdin(), request.stdout(), request.stderr(), request.terminal()};
-  CO_RETURN_IF_ERROR(
-      task->container->AddExec(request.exec_id(), std::move(spec), std::move(stdio)));
+  RETURN_IF_ERROR(task->container->AddExec(request.exec_id(), std::move(spec), std::move(stdio)));
   events::TaskExecAdded event;
   event.set_container_id(request.id());
   event.set_exec_id(request.exec_id());
   Publish("/tasks/exec-added", event);
-  co_return Empty();
+  return Empty();
 }
 
 TaskService::Answer<google::protobuf::Empty> TaskService::Kill(rpc::CallContext,

@@ -82,7 +82,7 @@ class TaskService {
                                                     containerd::task::v2::StartRequest request);
   Answer<containerd::task::v2::DeleteResponse> Delete(rpc::CallContext context,
                                                       containerd::task::v2::DeleteRequest request);
-  Answer<Empty> Exec(rpc::CallContext context, containerd::task::v2::ExecProcessRequest request);
+  absl::StatusOr<Empty> Exec(const containerd::task::v2::ExecProcessRequest& request) const;
   Answer<Empty> Kill(rpc::CallContext context, containerd::task::v2::KillRequest request);
   Answer<Empty> Pause(rpc::CallContext context, containerd::task::v2::PauseRequest request);
   Answer<Empty> Resume(rpc::CallContext context, containerd::task::v2::ResumeRequest request);
@@ -94,10 +94,10 @@ class TaskService {
   // task_answers.cc: what only looks, or touches streams
   Answer<containerd::task::v2::WaitResponse> Wait(rpc::CallContext context,
                                                   containerd::task::v2::WaitRequest request);
-  Answer<containerd::task::v2::PidsResponse> Pids(rpc::CallContext context,
-                                                  containerd::task::v2::PidsRequest request);
-  Answer<Empty> ResizePty(rpc::CallContext context, containerd::task::v2::ResizePtyRequest request);
-  Answer<Empty> CloseIO(rpc::CallContext context, containerd::task::v2::CloseIORequest request);
+  absl::StatusOr<containerd::task::v2::PidsResponse> Pids(
+      const containerd::task::v2::PidsRequest& request) const;
+  absl::StatusOr<Empty> ResizePty(const containerd::task::v2::ResizePtyRequest& request) const;
+  absl::StatusOr<Empty> CloseIO(const containerd::task::v2::CloseIORequest& request) const;
   absl::StatusOr<containerd::task::v2::StateResponse> State(
       const containerd::task::v2::StateRequest& request) const;
   absl::StatusOr<containerd::task::v2::StatsResponse> Stats(
@@ -142,7 +142,7 @@ class TaskService {
   Async<> PublishLateExit(std::string id, std::shared_ptr<Process> process);
 
   template <typename Event>
-  void Publish(absl::string_view topic, const Event& event, absl::Time at = absl::Now());
+  void Publish(absl::string_view topic, const Event& event, absl::Time at = absl::Now()) const;
 
   asio::io_context& io_;
   Reaper& reaper_;
