@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <tuple>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -44,7 +45,7 @@ Async<> Connection::ReadOrClose(std::shared_ptr<Connection> self) {
 }
 
 Async<> Connection::Read(std::shared_ptr<Connection> self) {
-  // Most requests fit; a frame much longer is read straight into its payload.
+  // Most requests fit.
   std::array<char, 512> buffer;
   std::vector<Frame> frames;
   while (!self->closed()) {
@@ -59,9 +60,27 @@ Async<> Connection::Read(std::shared_ptr<Connection> self) {
       self->decoder_.Feed(absl::string_view(buffer.data(), count), frames);
     else
       self->decoder_.PayloadRead(count, frames);
+    if (count == target.size()) self->ReadRest(frames);
     if (!frames.empty()) co_await Deliver(self, std::exchange(frames, {}));
   }
   self->Close();
+}
+
+void Connection::ReadRest(std::vector<Frame>& frames) {
+  std::array<char, 2048> buffer;
+  for (int pieces = 0; frames.empty() && pieces < 16; ++pieces) {
+    auto [space, size] = decoder_.PayloadSpace();
+    const bool direct = size > 0;
+    if (!direct) std::tie(space, size) = std::pair(buffer.data(), buffer.size());
+    // The end of the connection, or an error, is left to the reader.
+    const ssize_t result = recv(socket_.native_handle(), space, size, MSG_DONTWAIT);
+    const size_t count = result < 0 ? 0 : static_cast<size_t>(result);
+    if (direct)
+      decoder_.PayloadRead(count, frames);
+    else
+      decoder_.Feed(absl::string_view(buffer.data(), count), frames);
+    if (count < size) return;
+  }
 }
 
 Async<> Connection::Deliver(std::shared_ptr<Connection> self, std::vector<Frame> frames) {

@@ -108,6 +108,33 @@ TEST_F(TtrpcServer, AnswersAUnaryRequestWrittenByteByByte) {
   EXPECT_EQ(response.payload(), "x");
 }
 
+// Lengths around those of the reader's buffers; the rest of a request is there already, comes
+// later, or comes together with the next request.
+TEST_F(TtrpcServer, TakesRequestsOfAnyLengthHoweverTheyArrive) {
+  Serve();
+  RawPeer peer = Peer();
+  std::vector<size_t> lengths = {0, 1000, 4000, 70'000, 300'000};
+  for (size_t around : {512, 2048, 2560, 4608})
+    for (size_t length = around - 60; length < around + 20; length += 3) lengths.push_back(length);
+  uint32_t id = 1;
+  for (size_t length : lengths) {
+    for (size_t cut : {5, 300, 512, 1500, 1'000'000}) {
+      std::string text;
+      while (text.size() < length) absl::StrAppend(&text, text.size(), ",");
+      text.resize(length);
+      std::string bytes;
+      for (uint32_t next : {id, id + 2})
+        bytes += ttrpc::EncodeFrame(next, kRequest, 0, test::MakeRequest("test.Echo", "Say", text));
+      peer.Write(bytes.substr(0, cut));
+      io.restart();
+      io.poll();
+      if (cut < bytes.size()) peer.Write(bytes.substr(cut));
+      for (uint32_t next : {id, id + 2}) ASSERT_EQ(peer.ReadResponse(next).payload(), text) << cut;
+      id += 4;
+    }
+  }
+}
+
 TEST_F(TtrpcServer, AnEmptyResponseIsAnEmptyFrame) {
   Serve();
   RawPeer peer = Peer();
