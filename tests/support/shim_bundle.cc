@@ -3,12 +3,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+
+#include "absl/strings/str_cat.h"
 
 namespace feather::test {
 namespace {
@@ -65,10 +65,9 @@ json Process(const std::vector<std::string>& args, bool terminal,
 }  // namespace
 
 TestDirectory::TestDirectory() {
-  std::array<char, 32> name{};
-  strcpy(name.data(), "/tmp/feather-XXXXXX");
-  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp");
-  path_ = name.data();
+  const char* parent = getenv("FEATHER_TEST_TMPDIR");
+  path_ = absl::StrCat(parent == nullptr ? "/tmp" : parent, "/feather-XXXXXX");
+  if (mkdtemp(path_.data()) == nullptr) throw std::runtime_error("mkdtemp " + path_);
   chmod(path_.c_str(), 0711);
 }
 

@@ -5,9 +5,9 @@
 
 namespace feather::test {
 
-// A directory that lives as long as the object, short enough for socket paths: everything a test
-// makes lies in it. Its last component is unique on this machine and marks what belongs to the
-// test elsewhere (cgroups).
+// A directory in $FEATHER_TEST_TMPDIR, or /tmp, that lives as long as the object, short enough for
+// socket paths: everything a test makes lies in it. Its last component is unique on this machine
+// and marks what belongs to the test elsewhere (cgroups).
 class TestDirectory {
  public:
   TestDirectory();
