@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
 #include <utility>
 
 namespace feather {
@@ -28,11 +29,6 @@ constexpr int kPages = 32 << 10;
 bool HoldsPages(int fd) {
   int bytes = 0;
   return ioctl(fd, FIONREAD, &bytes) == 0 && bytes >= kPages;
-}
-
-bool Ready(int fd, short events) {
-  pollfd entry = {fd, events, 0};
-  return poll(&entry, 1, 0) > 0;
 }
 
 }  // namespace
@@ -111,10 +107,12 @@ Copier::Next Copier::MovePages() {
   }
   if (errno == EINTR) return Next::kNothing;
   if (errno != EAGAIN && errno != EINVAL) return Fail(errno);
-  // EAGAIN may be either end's.
+  // EAGAIN may be either end's. If it is neither's, bytes are copied.
+  pollfd ends[] = {{source_->native_handle(), POLLIN, 0}, {sink_->native_handle(), POLLOUT, 0}};
+  poll(ends, std::size(ends), 0);
+  if (ends[1].revents == 0) return Next::kWritable;
+  if (ends[0].revents == 0) return Next::kReadable;
   pages_ = false;
-  if (!Ready(sink_->native_handle(), POLLOUT)) return Next::kWritable;
-  if (!Ready(source_->native_handle(), POLLIN)) return Next::kReadable;
   return Next::kNothing;
 }
 

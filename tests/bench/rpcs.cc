@@ -74,8 +74,8 @@ struct Lifecycle {
 };
 
 // The OCI runtime moves a process into a cgroup, for which the kernel waits for all its readers
-// (percpu_rw_semaphore): many milliseconds, which it spares who comes soon after somebody else. Bare
-// commands and shims are to find it the same.
+// (percpu_rw_semaphore): many milliseconds, which it spares who comes soon after somebody else.
+// Bare commands and shims are to find it the same.
 void LetCgroupsRest() { usleep(50'000); }
 
 Lifecycle ThroughShim(World& ctrd, const ContainerOptions& options) {
