@@ -53,6 +53,7 @@ class World : public test::FakeContainerd {
 struct Bench {
   Counts counts;
   std::string runtime;  // the OCI runtime: a name or a path; empty: runc
+  bool awake = false;   // idle processors do not sleep
   std::vector<Subject> subjects;
   Report report;
 
