@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "runtime/base/status.h"
 #include "runtime/base/unique_fd.h"
 #include "runtime/child.h"
@@ -27,9 +28,9 @@ bool IsFuse(const MountInfo& mount) {
 }
 
 // A FUSE server of its own user's is told to end by its helper; where there is none or it cannot,
-// umount(2) decides.
-int Unmount(const MountInfo& mount) {
-  if (IsFuse(mount)) {
+// umount(2) decides. The helper follows links on its way: it gets no path through the rootfs.
+int Unmount(const MountInfo& mount, absl::string_view rootfs) {
+  if (IsFuse(mount) && mount.mount_point == rootfs) {
     for (const char* helper : {"fusermount3", "fusermount"})
       if (RunProgram({helper, "-u", mount.mount_point}).ok()) return 0;
   }
@@ -71,7 +72,7 @@ absl::Status UnmountAllBlocking(const std::string& rootfs) {
     bool progress = false;
     int error = 0;
     for (const MountInfo& mount : mounts) {
-      error = Unmount(mount);
+      error = Unmount(mount, canonical.get());
       if (error == 0) progress = true;
     }
     if (progress) continue;

@@ -9,7 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <thread>
 
@@ -17,6 +19,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "runtime/base/file.h"
+#include "runtime/base/unique_fd.h"
 #include "runtime/mount/idmap.h"
 #include "runtime/mount/mount.h"
 #include "runtime/mount/mounter.h"
@@ -297,6 +300,23 @@ TEST_F(FuseTest, HelpersAreCalledAsMountCallsThem) {
     EXPECT_THAT(MountPoints(), ElementsAre("rootfs"));
     ASSERT_TRUE(Unmounting().ok());
   }
+}
+
+// A container may have led a path below its rootfs elsewhere.
+TEST_F(FuseTest, TheHelperUnmountsTheRootfsItselfAndNothingBelowIt) {
+  if (access("/dev/fuse", R_OK | W_OK) != 0) GTEST_SKIP() << "no /dev/fuse: " << strerror(errno);
+  for (const char* name : {"fusermount", "fusermount3"})
+    Helper(name, "printf '%s|' \"$@\" >>'" + At("arguments") + "'; exit 1");
+  ASSERT_TRUE(Mounting({{"tmpfs", "x", "", {}}}).ok());
+  MakeDirectory("rootfs/below");
+  for (const std::string& target : {rootfs() + "/below", rootfs()}) {
+    UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    std::string data = absl::StrCat("fd=", device.get(), ",rootmode=40000,user_id=0,group_id=0");
+    ASSERT_EQ(mount("dead", target.c_str(), "fuse", 0, data.c_str()), 0) << strerror(errno);
+  }
+  EXPECT_TRUE(Unmounting().ok());
+  EXPECT_THAT(MountPoints(), ElementsAre());
+  EXPECT_EQ(Read("arguments"), absl::StrCat("-u|", rootfs(), "|-u|", rootfs(), "|"));
 }
 
 TEST_F(FuseTest, FailureOfTheHelperIsTold) {
