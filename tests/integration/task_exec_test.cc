@@ -3,15 +3,21 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "proto/runc_options.pb.h"
+#include "runtime/base/file.h"
 #include "tests/support/shim_test.h"
 
 namespace feather::test {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 class Exec : public RuntimeTest {
  protected:
@@ -243,6 +249,27 @@ TEST_F(ExecWithAFakeRuntime, StateOfTheContainerAnswersWhileAnExecHangs) {
   opener.Close();
   EXPECT_THAT(start.Get(), IsOk());
   EXPECT_THAT(c.Wait("x"), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+// What an exec is given may be secret.
+TEST_F(ExecWithAFakeRuntime, ItsSpecificationReachesTheRuntimeInMemory) {
+  TestDirectory notes;
+  settings_.runtime = WriteRuntime(
+      "runc-notes", absl::StrCat("for argument; do\n  case $argument in\n  /proc/*/fd/*) readlink "
+                                 "$argument; cat $argument ;;\n  esac\ndone >>",
+                                 notes.path(), "/files\nexec runc \"$@\"\n"));
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"true", "secret"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  ASSERT_THAT(c.Wait("x"), IsOk());
+  EXPECT_THAT(ReadFile(notes.path() + "/files").value_or(""),
+              AllOf(StartsWith("/memfd:"), HasSubstr("secret")));
+  for (const auto& entry : std::filesystem::directory_iterator(c.bundle())) {
+    if (!entry.is_regular_file()) continue;
+    EXPECT_THAT(ReadFile(entry.path()).value_or(""), Not(HasSubstr("secret"))) << entry.path();
+  }
   EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
