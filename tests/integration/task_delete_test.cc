@@ -369,6 +369,17 @@ TEST_F(Delete, OfAContainerWhoseCreatorIsGoneNeedsNobody) {
   ShutDownOnceItsContainerIsGone(c);
 }
 
+// Nor the shim's end, though nobody asks for it.
+TEST_F(Delete, OfAContainerWhoseCreatorNeverReturnsIsFollowedByTheShimsEnd) {
+  HangIn("create");
+  Container& c = New("a");
+  CreateAndLeave(c);
+  Open();
+  ASSERT_TRUE(RunUntil([&] { return ctrd().ExitOf(c.shim_pid()).has_value(); }));
+  EXPECT_EQ(ctrd().ExitOf(c.shim_pid()), 0);
+  EXPECT_THAT(c.RemoveBundle(), IsOk()) << "the bundle was there until then, without its mount";
+}
+
 TEST_F(Delete, OfAContainerWhoseCreatorIsGoneIsTriedUntilItSucceeds) {
   MakeFifo(gate());
   settings_.runtime =
