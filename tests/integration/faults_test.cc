@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -91,6 +93,16 @@ class Faults : public WitnessTest {
     task::StatsRequest stats;
     stats.set_id(c.id());
     EXPECT_THAT(c.Call<task::StatsResponse>("Stats", stats), IsOk());
+  }
+  // Among its descriptors.
+  static bool HasATerminal(pid_t pid) {
+    const std::string directory = absl::StrCat("/proc/", pid, "/fd");
+    for (const std::string& name : feather::test::ListDirectory(directory)) {
+      std::error_code gone;
+      auto target = std::filesystem::read_symlink(absl::StrCat(directory, "/", name), gone);
+      if (absl::StrContains(target.string(), "/pts/")) return true;
+    }
+    return false;
   }
   void Mend(const std::string& command) { unlink((faults_.path() + "/" + command).c_str()); }
 
@@ -452,16 +464,26 @@ TEST_F(Faults, ALoggerThatEndsAtOnceIsAnErrorAndAnotherWorks) {
 
 TEST_F(Faults, ATerminalWhosePeerVanishesEndsWithItsProcess) {
   StartWitness();
-  ContainerOptions options = Shell("exec 0<&- 1>&- 2>&-; trap '' HUP; sleep 1000 & wait");
+  ContainerOptions options = Shell(
+      "trap '' HUP; trap 'echo back >/dev/console' USR1; exec 0<&- 1>&- 2>&-\n"
+      "sleep 1000 & while true; do wait; done");
   options.spec.terminal = true;
   options.err = false;
   Container& c = NewMember("a", options);
   Remember();
   auto request = c.CreateRequest();
   request.set_terminal(true);
-  ASSERT_THAT(c.Create(request), IsOk());
+  auto pid = c.Create(request);
+  ASSERT_THAT(pid, IsOk());
+  EXPECT_TRUE(HasATerminal(*pid));
   ASSERT_THAT(c.Start(), IsOk());
+  ASSERT_TRUE(RunUntil([&] { return !HasATerminal(*pid); }));
+  // The shim has seen it by the time of the answer.
   EXPECT_THAT(c.ResizePty(80, 24), IsOk());
+  EXPECT_EQ(c.State()->status(), kRunning);
+  EXPECT_FALSE(c.stdio().out->eof());
+  ASSERT_THAT(c.Kill(SIGUSR1), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return c.stdio().out->data() == "back\r\n"; }));
   ASSERT_THAT(c.Kill(SIGKILL), IsOk());
   EXPECT_THAT(c.Wait(), IsOk());
   EXPECT_THAT(c.Delete(), IsOk());
