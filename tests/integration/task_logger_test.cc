@@ -8,9 +8,12 @@
 #include <cstdlib>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
+#include "tests/support/proc.h"
 #include "tests/support/shim_test.h"
 
 namespace feather::test {
@@ -112,6 +115,52 @@ TEST_F(Logged, ATerminalHasALoggerToo) {
   EXPECT_THAT(Read("x.out"), HasSubstr("/dev/pts/"));
   EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_TRUE(Exists("a.end"));
+}
+
+// The shim itself writes into its pipe then.
+TEST_F(Logged, ADeadLoggerOfATerminalEndsTheTerminalAndNothingElse) {
+  // It ends with the first line.
+  logger_ = WriteRuntime("mortal", absl::StrCat("echo $$ >", Path("pid"),
+                                                "\nprintf x >&5\nexec 5>&-\n"
+                                                "read line <&3\necho \"$line\" >",
+                                                Path("line"), "\n"));
+  ContainerOptions options =
+      WithoutFifos(Shell("trap '' HUP; echo one; read x; echo two; exec sleep 1000"));
+  options.in = true;
+  options.spec.terminal = true;
+  options.spec.patch = R"({"annotations": {"io.containerd.runc.v2.group": "pod"}})";
+  Container& c = New("a", options);
+  ASSERT_THAT(Run(c, "binary://" + logger_, /*terminal=*/true), IsOk());
+  const pid_t init = static_cast<pid_t>(c.State()->pid());
+  const std::string logger = "/proc/" + std::string(absl::StripAsciiWhitespace(Read("pid")));
+  ASSERT_TRUE(RunUntil([&] { return access(logger.c_str(), F_OK) != 0; }));
+  EXPECT_EQ(Read("line"), "one\r\n");
+  // The terminal's echo alone would do.
+  c.stdio().in->Write("go\n");
+  EXPECT_TRUE(RunUntil([&] { return CommandLine(init) == "sleep 1000"; })) << CommandLine(init);
+  EXPECT_TRUE(RunUntil([&] { return absl::StrContains(ctrd().log(), "broken pipe"); }))
+      << ctrd().log();
+  auto state = c.State();
+  ASSERT_THAT(state, IsOk());
+  EXPECT_EQ(state->status(), containerd::v1::types::RUNNING);
+  EXPECT_THAT(c.ResizePty(101, 42), IsOk());
+  EXPECT_THAT(c.CloseIO(), IsOk());
+  logger_ = WriteRuntime("logger", absl::StrCat("cd ", files_.path(), "\n", kLogger));
+  ASSERT_THAT(RunExec(c, "x", "tty", "binary://" + logger_, options), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 0u);
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  EXPECT_THAT(Read("x.out"), HasSubstr("/dev/pts/"));
+
+  ContainerOptions pod = Shell("echo hello");
+  pod.spec.patch = options.spec.patch;
+  Container& other = New("other", pod);
+  EXPECT_EQ(other.shim_pid(), 0) << "the same shim";
+  ASSERT_THAT(other.Run(), IsOk());
+  EXPECT_THAT(other.Wait(), IsOk());
+  ASSERT_TRUE(WaitForEof(other.stdio()));
+  EXPECT_EQ(other.stdio().out->data(), "hello\n");
+  EXPECT_THAT(other.Remove(), IsOk());
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
 }
 
 // Checklist: I6.
