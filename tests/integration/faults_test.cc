@@ -434,6 +434,21 @@ TEST_F(Faults, OnAFullDiskRequestsAreRefusedAndServedAgainLater) {
   ExpectUnharmed("create");
   unlink(filler.c_str());
   EXPECT_THAT(c.Run(), IsOk());
+  Remember();
+  ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
+  EXPECT_FALSE(Write(filler, std::string(100'000, 'x')).ok());
+  // Neither the pid nor the reason can be written down.
+  EXPECT_THAT(c.Start("x"), IsError(kUnknown, "OCI runtime exec failed"));
+  EXPECT_EQ(c.Pids()->processes_size(), 1);
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  ExpectUnharmed("exec");
+  unlink(filler.c_str());
+  ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+  EXPECT_THAT(c.Start("x"), IsOk());
+  EXPECT_EQ(c.Wait("x")->exit_status(), 0u);
+  EXPECT_THAT(c.Delete("x"), IsOk());
+  // Less is needed for an end.
+  EXPECT_FALSE(Write(filler, std::string(100'000, 'x')).ok());
   EXPECT_THAT(c.Kill(SIGKILL), IsOk());
   EXPECT_THAT(c.Wait(), IsOk());
   EXPECT_THAT(c.Delete(), IsOk());
@@ -441,6 +456,44 @@ TEST_F(Faults, OnAFullDiskRequestsAreRefusedAndServedAgainLater) {
   c.Disconnect();
   EXPECT_THAT(c.RemoveBundle(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Faults, AFileOnAFullDiskBreaksTheProcessPipeAndIsWrittenAgainLater) {
+  const std::string disk = faults_.path() + "/disk";
+  const std::string log = disk + "/log";
+  ASSERT_EQ(mkdir(disk.c_str(), 0700), 0);
+  ASSERT_EQ(mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=64k"), 0) << strerror(errno);
+  StartWitness();
+  ContainerOptions options = Shell("yes; exec sleep 1000");
+  options.out = options.err = false;
+  Container& c = NewMember("a", options);
+  Remember();
+  auto request = c.CreateRequest();
+  request.set_stdout("file://" + log);
+  auto pid = c.Create(request);
+  ASSERT_THAT(pid, IsOk());
+  ASSERT_THAT(c.Start(), IsOk());
+  EXPECT_TRUE(RunUntil([&] { return CommandLine(*pid) == "sleep 1000"; })) << CommandLine(*pid);
+  EXPECT_TRUE(RunUntil([&] { return absl::StrContains(ctrd().log(), "no space left"); }));
+  EXPECT_EQ(c.State()->status(), kRunning);
+  auto exec = [&](const std::string& script) {
+    auto execution = c.ExecRequest("x", {"sh", "-c", script}, options);
+    execution.set_stdout("file://" + log);
+    EXPECT_THAT(c.Exec(execution), IsOk());
+    EXPECT_THAT(c.Start("x"), IsOk());
+    auto exit = c.Wait("x");
+    EXPECT_THAT(exit, IsOk());
+    EXPECT_THAT(c.Delete("x"), IsOk());
+    return exit.ok() ? exit->exit_status() : 0;
+  };
+  EXPECT_EQ(exec("exec yes"), 128u + SIGPIPE);
+  EXPECT_EQ(truncate(log.c_str(), 0), 0) << strerror(errno);
+  EXPECT_EQ(exec("echo again"), 0u);
+  EXPECT_EQ(ReadFile(log).value_or("none"), "again\n");
+  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  ExpectUnharmed("output into a full disk");
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+  EXPECT_EQ(umount2(disk.c_str(), 0), 0) << strerror(errno);
 }
 
 TEST_F(Faults, ALoggerThatEndsAtOnceIsAnErrorAndAnotherWorks) {
