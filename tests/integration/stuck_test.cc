@@ -112,7 +112,8 @@ class Stuck : public WitnessTest {
       return Clock::now() - since > std::chrono::seconds(1);
     });
   }
-  // State and Stats of `c` answer, and the other container can be worked with; prints how fast.
+  // State and Stats of `c` answer, and the other container can be worked with; prints how fast
+  // State is. Any one answer may be late on a busy machine, but not half of them.
   void ExpectServed(Container& c, const char* meanwhile) {
     std::vector<double> milliseconds;
     for (int i = 0; i < 20; ++i) {
@@ -125,6 +126,9 @@ class Stuck : public WitnessTest {
     std::sort(milliseconds.begin(), milliseconds.end());
     printf("State while %s: median %.2f ms, longest %.2f ms\n", meanwhile, milliseconds[10],
            milliseconds.back());
+    if (!kSanitizers) {
+      EXPECT_LT(milliseconds[10], 100) << "State while " << meanwhile;
+    }
     task::StatsRequest stats;
     stats.set_id(c.id());
     auto metrics = c.Call<task::StatsResponse>("Stats", stats);

@@ -12,5 +12,7 @@ extern const char kBuiltGrpcShim[];
 extern const char kRefusingShim[];
 // Release and static: the one whose memory is worth measuring.
 extern const bool kReleaseBuild;
+// With any of them, programs are slow.
+extern const bool kSanitizers;
 
 }  // namespace feather::test
