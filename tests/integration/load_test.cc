@@ -9,9 +9,12 @@
 #include <cstring>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <random>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -89,6 +92,64 @@ class Load : public WitnessTest {
     }
   }
 
+  // What it needs the first time, it needs no more of the second time.
+  void ExpectNoMoreTheSecondTime(const std::string& what, const std::function<void()>& load) {
+    ASSERT_NO_FATAL_FAILURE(load());
+    ExpectUnharmed(what);
+    const Figures before = Look();
+    Print(what, before);
+    ASSERT_NO_FATAL_FAILURE(load());
+    ExpectUnharmed(what + ", again");
+    const Figures after = Look();
+    Print(what + ", again", after);
+    ExpectNoMore(after, before);
+  }
+  // A thousand Waits and as many States of a container, and its end.
+  void KeepAThousandInFlight() {
+    Container& c = NewMember("a");
+    ASSERT_THAT(c.Run(), IsOk());
+    std::vector<Pending<task::WaitResponse>> waits;
+    for (int i = 0; i < 1000; ++i) waits.push_back(c.WaitAsync());
+    std::vector<Pending<task::StateResponse>> states;
+    task::StateRequest state;
+    state.set_id("a");
+    for (int i = 0; i < 1000; ++i) states.push_back(c.Send<task::StateResponse>("State", state));
+    for (auto& pending : states) ASSERT_THAT(pending.Get(), IsOk());
+    for (auto& pending : waits) ASSERT_FALSE(pending.done());
+    ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+    for (auto& pending : waits) {
+      auto answer = pending.Get();
+      ASSERT_THAT(answer, IsOk());
+      EXPECT_EQ(answer->exit_status(), 128u + SIGKILL);
+    }
+    EXPECT_THAT(c.Remove(), IsOk());
+  }
+  // So many containers from their creation to their end.
+  void RunAtOnce(int count) {
+    std::vector<Container*> containers;
+    std::vector<Pending<task::CreateTaskResponse>> created;
+    for (int i = 0; i < count; ++i) {
+      containers.push_back(&NewMember(absl::StrCat("c", i)));
+      created.push_back(containers.back()->Send<task::CreateTaskResponse>(
+          "Create", containers.back()->CreateRequest()));
+    }
+    std::set<uint32_t> pids;
+    for (auto& pending : created) {
+      auto answer = pending.Get();
+      ASSERT_THAT(answer, IsOk());
+      pids.insert(answer->pid());
+    }
+    EXPECT_EQ(pids.size(), static_cast<size_t>(count));
+    for (Container* c : containers) ASSERT_THAT(c->Start(), IsOk());
+    for (Container* c : containers)
+      EXPECT_EQ(c->State()->status(), containerd::v1::types::RUNNING) << c->id();
+    ASSERT_NO_FATAL_FAILURE(LoadAgain(containers));
+    for (Container* c : containers) {
+      EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
+      c->stdio() = {};
+      ctrd().CloseLog(*c);
+    }
+  }
   // The whole life of a container of the witness' shim, step by step, so that several overlap.
   class Life {
    public:
@@ -115,24 +176,8 @@ class Load : public WitnessTest {
 
 TEST_F(Load, AThousandRequestsInFlightAreAllAnsweredAndHoldNothingUp) {
   StartWitness();
-  Container& c = NewMember("a");
-  ASSERT_THAT(c.Run(), IsOk());
   Remember();
-  std::vector<Pending<task::WaitResponse>> waits;
-  for (int i = 0; i < 1000; ++i) waits.push_back(c.WaitAsync());
-  std::vector<Pending<task::StateResponse>> states;
-  task::StateRequest state;
-  state.set_id("a");
-  for (int i = 0; i < 1000; ++i) states.push_back(c.Send<task::StateResponse>("State", state));
-  for (auto& pending : states) ASSERT_THAT(pending.Get(), IsOk());
-  for (auto& pending : waits) ASSERT_FALSE(pending.done());
-  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
-  for (auto& pending : waits) {
-    auto answer = pending.Get();
-    ASSERT_THAT(answer, IsOk());
-    EXPECT_EQ(answer->exit_status(), 128u + SIGKILL);
-  }
-  EXPECT_THAT(c.Remove(), IsOk());
+  ExpectNoMoreTheSecondTime("requests in flight", [&] { KeepAThousandInFlight(); });
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
@@ -141,26 +186,7 @@ TEST_F(Load, ManyContainersInOneShimLeaveItAsItWas) {
   StartWitness();
   Remember();
   const int count = Count(12, 200);
-  std::vector<Container*> containers;
-  std::vector<Pending<task::CreateTaskResponse>> created;
-  for (int i = 0; i < count; ++i) {
-    containers.push_back(&NewMember(absl::StrCat("c", i)));
-    created.push_back(containers.back()->Send<task::CreateTaskResponse>(
-        "Create", containers.back()->CreateRequest()));
-  }
-  std::set<uint32_t> pids;
-  for (auto& pending : created) {
-    auto answer = pending.Get();
-    ASSERT_THAT(answer, IsOk());
-    pids.insert(answer->pid());
-  }
-  EXPECT_EQ(pids.size(), static_cast<size_t>(count));
-  for (Container* c : containers) ASSERT_THAT(c->Start(), IsOk());
-  for (Container* c : containers)
-    EXPECT_EQ(c->State()->status(), containerd::v1::types::RUNNING) << c->id();
-  ASSERT_NO_FATAL_FAILURE(LoadAgain(containers));
-  for (Container* c : containers) EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
-  ExpectUnharmed(absl::StrCat(count, " containers"));
+  ExpectNoMoreTheSecondTime(absl::StrCat(count, " containers"), [&] { RunAtOnce(count); });
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
@@ -330,6 +356,7 @@ TEST_F(Load, NoExitIsLostWhileContainerdComesAndGoesAtRandom) {
     EXPECT_THAT(witness_->Delete(exec), IsOk());
   }
   ctrd().events().Start();
+  ExpectUnharmed("execs while containerd came and went");
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
   ASSERT_TRUE(ctrd().WaitForDelete("witness"));
   std::vector<std::string> told = ctrd().events().Summaries("witness");
