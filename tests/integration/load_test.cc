@@ -14,6 +14,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -150,6 +151,25 @@ class Load : public WitnessTest {
       ctrd().CloseLog(*c);
     }
   }
+  // Of each of so many processes but the witness' init, which have all ended, the exit was told,
+  // and once.
+  void ExpectExitsTold(size_t count) {
+    size_t told = 0;
+    std::set<std::pair<uint32_t, absl::Time>> processes;
+    EXPECT_TRUE(RunUntil([&] {
+      told = 0;
+      processes.clear();
+      for (const RecordedEvent& event : ctrd().events().events()) {
+        if (event.topic != "/tasks/exit" || event.id == "witness") continue;
+        ++told;
+        processes.emplace(event.pid, event.exited_at);
+      }
+      return processes.size() >= count;
+    })) << processes.size();
+    EXPECT_EQ(processes.size(), count);
+    EXPECT_EQ(told, count);
+  }
+
   // The whole life of a container of the witness' shim, step by step, so that several overlap.
   class Life {
    public:
@@ -271,6 +291,7 @@ TEST_P(LoadOfLifetimes, SideBySideLeaveTheShimAsItWas) {
   Print(absl::StrCat(first, " lifetimes"), before);
   Live(first, count);
   ExpectUnharmed("lifetimes side by side");
+  ExpectExitsTold(static_cast<size_t>(count));
   Figures after = Look();
   Print(absl::StrCat(count, " lifetimes"), after);
   ExpectNoMore(after, before);
@@ -309,6 +330,7 @@ TEST_P(LoadOfExecs, LeavesTheShimAsItWasAndItsMemoryFlat) {
     if (i % 10'000 == 9'999) Print(absl::StrCat(i + 1, " execs"), Look());
   }
   ExpectUnharmed("execs in a row");
+  ExpectExitsTold(static_cast<size_t>(execs));
   Figures after = Look();
   Print(absl::StrCat(execs, " execs"), after);
   ExpectNoMore(after, before);
