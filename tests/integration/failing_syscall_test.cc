@@ -75,6 +75,9 @@ class FailingSyscall : public WitnessTest, public ::testing::WithParamInterface<
       if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
       absl::Status status = request();
       bool happened = failure.End();
+      if (!happened) {
+        EXPECT_THAT(status, IsOk()) << text;
+      }
       again(status);
       ExpectUnharmed(absl::StrCat(text, ": ", status.ToString()));
       if (!happened || HasFailure()) return;
@@ -246,7 +249,7 @@ TEST_P(FailingSyscall, LeavesNothingInAnExecAndItsDeletion) {
         absl::Status added = witness_->Exec(add);
         return added.ok() ? witness_->Start("x").status() : added;
       },
-      [&](const absl::Status&) {
+      [&](const absl::Status& status) {
         // A start that failed half-way has had its process killed.
         auto state = witness_->State("x");
         if (state.ok() && state->status() == containerd::v1::types::RUNNING) {
@@ -257,6 +260,11 @@ TEST_P(FailingSyscall, LeavesNothingInAnExecAndItsDeletion) {
           EXPECT_THAT(witness_->Wait("x"), IsOk());
         }
         EXPECT_THAT(witness_->Delete("x"), ::testing::AnyOf(IsOk(), IsError(kNotFound, "")));
+        ASSERT_THAT(witness_->Exec(add), IsOk()) << "after " << status;
+        ASSERT_THAT(witness_->Start("x"), IsOk()) << "after " << status;
+        EXPECT_THAT(witness_->Kill(SIGKILL, "x"), IsOk()) << "after " << status;
+        EXPECT_THAT(witness_->Wait("x"), IsOk()) << "after " << status;
+        EXPECT_THAT(witness_->Delete("x"), IsOk()) << "after " << status;
       });
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
@@ -266,22 +274,21 @@ TEST_P(FailingSyscall, LeavesNothingInAKillAndADeletion) {
   Container& c = NewMember("a");
   auto request = c.CreateRequest();
   Remember();
-  Each(
-      "Kill and Delete",
-      [&] {
-        absl::Status status = c.Create(request).status();
-        if (status.ok()) status = c.Kill(SIGKILL);
-        if (status.ok()) status = c.Wait().status();
-        if (status.ok()) status = c.Delete().status();
-        return status;
-      },
-      [&](const absl::Status& status) {
-        if (c.State().ok()) {
-          EXPECT_THAT(c.Kill(SIGKILL), ::testing::AnyOf(IsOk(), IsError(kNotFound, ""))) << status;
-          EXPECT_THAT(c.Wait(), IsOk()) << status;
-          EXPECT_THAT(c.Delete(), IsOk()) << status;
-        }
-      });
+  auto all = [&] {
+    absl::Status status = c.Create(request).status();
+    if (status.ok()) status = c.Kill(SIGKILL);
+    if (status.ok()) status = c.Wait().status();
+    if (status.ok()) status = c.Delete().status();
+    return status;
+  };
+  Each("Kill and Delete", all, [&](const absl::Status& status) {
+    if (c.State().ok()) {
+      EXPECT_THAT(c.Kill(SIGKILL), ::testing::AnyOf(IsOk(), IsError(kNotFound, ""))) << status;
+      EXPECT_THAT(c.Wait(), IsOk()) << status;
+      EXPECT_THAT(c.Delete(), IsOk()) << status;
+    }
+    EXPECT_THAT(all(), IsOk()) << "after " << status;
+  });
   c.Disconnect();
   EXPECT_THAT(c.RemoveBundle(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
