@@ -195,21 +195,29 @@ TEST_P(FailingSyscall, LosesNoExitThatIsWaitedFor) {
   StartWitness();
   Container& c = NewMember("a");
   auto request = c.CreateRequest();
-  ASSERT_THAT(c.Create(request), IsOk());
-  ASSERT_THAT(c.Start(), IsOk());
+  pid_t pid = 0;
+  auto run = [&] {
+    ASSERT_THAT(c.Create(request), IsOk());
+    auto started = c.Start();
+    ASSERT_THAT(started, IsOk());
+    pid = static_cast<pid_t>(*started);
+  };
+  ASSERT_NO_FATAL_FAILURE(run());
   Remember();
   Each(
       "the exit that a Wait is for",
       [&] {
         auto wait = c.WaitAsync();
-        kill(static_cast<pid_t>(c.State()->pid()), SIGKILL);
+        // The Wait has arrived.
+        c.State().status().IgnoreError();
+        kill(pid, SIGKILL);
         return wait.Get().status();
       },
       [&](const absl::Status& status) {
         EXPECT_EQ(c.Wait()->exit_status(), 128u + SIGKILL) << status;
+        ExpectExitTold(pid);
         EXPECT_THAT(c.Delete(), IsOk()) << status;
-        ASSERT_THAT(c.Create(request), IsOk());
-        ASSERT_THAT(c.Start(), IsOk());
+        run();
       });
   EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());

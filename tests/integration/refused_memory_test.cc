@@ -159,12 +159,6 @@ class RefusedMemory : public Refused<WitnessTest> {
     kill(pid, SIGKILL);
     EXPECT_TRUE(RunUntil([&] { return access(absl::StrCat("/proc/", pid).c_str(), F_OK) != 0; }));
   }
-  // Its exit has been told; for want of memory to hear the answer, perhaps twice.
-  void ExpectExitTold(pid_t pid) {
-    EXPECT_TRUE(ctrd().WaitForEvent([pid](const RecordedEvent& event) {
-      return event.topic == "/tasks/exit" && event.pid == static_cast<uint32_t>(pid);
-    })) << pid;
-  }
 };
 INSTANTIATE_TEST_SUITE_P(Of, RefusedMemory, kModes, ModeName);
 

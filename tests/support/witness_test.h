@@ -58,6 +58,12 @@ class WitnessTest : public ShimTest {
     EXPECT_TRUE(RunUntil([&] { return ChildrenOfTheShim().size() == children_; }))
         << what << ": " << ChildrenOfTheShim().size() << " children";
   }
+  // The exit of this process is told; where the shim could not hear the answer, perhaps twice.
+  void ExpectExitTold(pid_t pid) {
+    EXPECT_TRUE(ctrd().WaitForEvent([pid](const RecordedEvent& event) {
+      return event.topic == "/tasks/exit" && event.pid == static_cast<uint32_t>(pid);
+    })) << pid;
+  }
   // Those to a running container that leave it as it is, but for Pause. A checkpoint goes into
   // `image`; a Wait ends when its time is over.
   static std::map<std::string, std::function<absl::Status()>> RequestsToRunning(
