@@ -111,7 +111,7 @@ Copier::Next Copier::MovePages() {
   pollfd ends[] = {{source_->native_handle(), POLLIN, 0}, {sink_->native_handle(), POLLOUT, 0}};
   poll(ends, std::size(ends), 0);
   if (ends[1].revents == 0) return Next::kWritable;
-  if (ends[0].revents == 0) return Next::kReadable;
+  if (ends[0].revents == 0) return end_when_empty_ ? Next::kEnd : Next::kReadable;
   pages_ = false;
   return Next::kNothing;
 }

@@ -85,6 +85,7 @@ void Connection::ReadRest(std::vector<Frame>& frames) {
 
 Async<> Connection::Deliver(std::shared_ptr<Connection> self, std::vector<Frame> frames) {
   for (Frame& frame : frames) {
+    if (self->congested()) co_await WaitUncongested(self, std::nullopt);
     while (!self->closed()) {
       std::shared_ptr<Inbox> full = self->OnFrame(frame);
       if (!full) break;
