@@ -15,8 +15,8 @@
 namespace feather::fuzz {
 
 // In the place of the OCI runtime, the streams, the mounts, the reaper and the clock for pauses,
-// linked instead of them: what they answer, and when, is the input's to say. Nothing outside of the bundles is touched, and
-// there are no processes: the pids are none that a kernel gives.
+// linked instead of them: what they answer, and when, is the input's to say. Nothing outside of the
+// bundles is touched, and there are no processes: the pids are none that a kernel gives.
 struct FakeContainers {
   explicit FakeContainers(asio::io_context& context) : io(context) {}
   ~FakeContainers();
