@@ -97,11 +97,7 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   args.started = [stdio = exec->stdio] { stdio->RuntimeStarted(); };
 
   std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
-  absl::Status made = co_await runtime_.Exec(std::move(args));
-  // runc writes the pid into this one and renames it. Where the disk was full it has left it, and
-  // would refuse every other exec of that id.
-  if (!made.ok()) unlink(absl::StrCat(config_.bundle, "/.", exec->exec_id, ".pid").c_str());
-  CO_RETURN_IF_ERROR(made);
+  CO_RETURN_IF_ERROR(co_await runtime_.Exec(std::move(args)));
   absl::StatusOr<pid_t> pid = ReadPid(exec->exec_id);
   // Something runs, then: it must not go on without anybody who knows of it.
   pid_t adopted = pid.ok() ? *pid : FindUnclaimed();

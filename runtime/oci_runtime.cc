@@ -242,6 +242,16 @@ Async<absl::Status> OciRuntime::Run(std::string prefix, std::vector<std::string>
   co_return co_await Run(std::move(prefix), std::move(invocation));
 }
 
+// runc writes the pid into a file beside this one, by a name with a dot before it, and renames
+// that. On a full disk it leaves it, and would refuse every other process of the same id.
+Async<absl::Status> OciRuntime::MakeProcess(std::string prefix, std::string pid_file,
+                                            Invocation invocation) {
+  absl::Status status = co_await Run(std::move(prefix), std::move(invocation));
+  const size_t name = pid_file.rfind('/') + 1;
+  if (!status.ok() && name > 0) unlink(pid_file.insert(name, ".").c_str());
+  co_return status;
+}
+
 Async<absl::Status> OciRuntime::Create(CreateArgs args) {
   Invocation invocation;
   std::vector<std::string>& line = invocation.arguments;
@@ -254,7 +264,8 @@ Async<absl::Status> OciRuntime::Create(CreateArgs args) {
   invocation.stdio = args.stdio;
   invocation.capture = !args.console_socket.empty();
   invocation.started = std::move(args.started);
-  co_return co_await Run("OCI runtime create failed", std::move(invocation));
+  co_return co_await MakeProcess("OCI runtime create failed", std::move(args.pid_file),
+                                 std::move(invocation));
 }
 
 Async<absl::Status> OciRuntime::Start(std::shared_ptr<Event> init_gone) {
@@ -276,7 +287,8 @@ Async<absl::Status> OciRuntime::Exec(ExecArgs args) {
   invocation.stdio = args.stdio;
   invocation.capture = !args.console_socket.empty();
   invocation.started = std::move(args.started);
-  co_return co_await Run("OCI runtime exec failed", std::move(invocation));
+  co_return co_await MakeProcess("OCI runtime exec failed", std::move(args.pid_file),
+                                 std::move(invocation));
 }
 
 Async<absl::Status> OciRuntime::Restore(RestoreArgs args) {
@@ -297,7 +309,8 @@ Async<absl::Status> OciRuntime::Restore(RestoreArgs args) {
   invocation.stdio = args.create.stdio;
   invocation.capture = !args.create.console_socket.empty();
   invocation.started = std::move(args.create.started);
-  co_return co_await Run("OCI runtime restore failed", std::move(invocation));
+  co_return co_await MakeProcess("OCI runtime restore failed", std::move(args.create.pid_file),
+                                 std::move(invocation));
 }
 
 Async<absl::Status> OciRuntime::Kill(uint32_t signal, bool all) {

@@ -129,6 +129,8 @@ class OciRuntime {
   // Execute, explained.
   Async<absl::Status> Run(std::string prefix, Invocation invocation);
   Async<absl::Status> Run(std::string prefix, std::vector<std::string> arguments);
+  // Run, of a command that writes the pid of a process that it makes.
+  Async<absl::Status> MakeProcess(std::string prefix, std::string pid_file, Invocation invocation);
   std::vector<std::string> CommandLine(const std::vector<std::string>& arguments) const;
   std::string LogPath() const;
   bool BundleExists() const;
