@@ -51,7 +51,7 @@ Async<absl::Status> RunCommand() {
 }
 
 // A command that makes a process.
-Async<absl::Status> MakeProcess(std::string pid_file, std::function<void()> started) {
+Async<absl::Status> AddProcess(std::string pid_file, std::function<void()> started) {
   if (started) started();
   CO_RETURN_IF_ERROR(co_await RunCommand());
   if (std::exchange(Fake().no_pid_file, false)) co_return absl::OkStatus();
@@ -155,13 +155,13 @@ OciRuntime::Config MakeRuntimeConfig(const RuntimeOptions&, absl::string_view, s
   return config;
 }
 Async<absl::Status> OciRuntime::Create(CreateArgs args) {
-  co_return co_await MakeProcess(std::move(args.pid_file), std::move(args.started));
+  co_return co_await AddProcess(std::move(args.pid_file), std::move(args.started));
 }
 Async<absl::Status> OciRuntime::Exec(ExecArgs args) {
-  co_return co_await MakeProcess(std::move(args.pid_file), std::move(args.started));
+  co_return co_await AddProcess(std::move(args.pid_file), std::move(args.started));
 }
 Async<absl::Status> OciRuntime::Restore(RestoreArgs args) {
-  co_return co_await MakeProcess(std::move(args.create.pid_file), std::move(args.create.started));
+  co_return co_await AddProcess(std::move(args.create.pid_file), std::move(args.create.started));
 }
 bool OciRuntime::HasState() const { return false; }
 Async<absl::Status> OciRuntime::Start(std::shared_ptr<Event>) { co_return co_await RunCommand(); }
