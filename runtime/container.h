@@ -102,6 +102,8 @@ class Container : public std::enable_shared_from_this<Container> {
 
   // `spec`: JSON of the OCI process object. AlreadyExists if the id is taken.
   absl::Status AddExec(std::string exec_id, std::string spec, StdioRequest stdio);
+  // Undoes AddExec, as long as nobody can know of the exec.
+  void ForgetExec(const std::string& exec_id) { execs_.erase(exec_id); }
   Async<absl::Status> StartExec(std::shared_ptr<Process> exec, ExitHold* hold);
   // `tree`: also whatever the exec has started that is still there, even after its own end.
   Async<absl::Status> KillExec(std::shared_ptr<Process> exec, uint32_t signal, bool tree);

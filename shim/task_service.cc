@@ -167,10 +167,13 @@ absl::StatusOr<google::protobuf::Empty> TaskService::Exec(
   ASSIGN_OR_RETURN(std::string spec, ProcessSpec(request.spec().value(), request.terminal()));
   StdioRequest stdio{request.stdin(), request.stdout(), request.stderr(), request.terminal()};
   RETURN_IF_ERROR(task->container->AddExec(request.exec_id(), std::move(spec), std::move(stdio)));
+  // One that could not be told of (for want of memory) would only be in the way of the repeat.
+  absl::Cleanup untold = [&] { task->container->ForgetExec(request.exec_id()); };
   events::TaskExecAdded event;
   event.set_container_id(request.id());
   event.set_exec_id(request.exec_id());
   Publish("/tasks/exec-added", event);
+  std::move(untold).Cancel();
   return Empty();
 }
 

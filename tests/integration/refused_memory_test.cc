@@ -90,7 +90,7 @@ class Refused : public Fixture, public ::testing::WithParamInterface<MemoryGate:
     uint64_t refused = 0;
     uint64_t first = 1;
     if (const char* from = getenv("FEATHER_TEST_PLACE")) first = strtoull(from, nullptr, 10);
-    const uint64_t step = Long() ? 1 : std::max<uint64_t>(places / kPlaces, 1);
+    const uint64_t step = Long() || places <= kFew ? 1 : places / kPlaces;
     for (uint64_t place = first; place <= places && !this->HasFailure(); place += step) {
       absl::Status status = with(place);
       refused += gate_.refused() > 0 ? 1 : 0;
@@ -106,6 +106,8 @@ class Refused : public Fixture, public ::testing::WithParamInterface<MemoryGate:
     }
   }
 
+  // So few are all tried; of more, by default, about kPlaces.
+  static constexpr uint64_t kFew = 20;
   static constexpr uint64_t kPlaces = 4;
   Gate gate_;
 };
@@ -285,6 +287,15 @@ TEST_P(RefusedMemory, LeavesNothingOfAnExec) {
     }
     EXPECT_THAT(c.Delete("x"), ::testing::AnyOf(IsOk(), IsError(kNotFound, "")));
   };
+  Each(
+      "Exec", c, [&] { return c.Exec(add); },
+      [&](const absl::Status& status) {
+        // Who hears that it failed finds nothing.
+        if (!status.ok() && !absl::IsUnavailable(status) && !absl::IsCancelled(status)) {
+          EXPECT_THAT(c.State("x"), IsError(kNotFound, ""));
+        }
+        end(status);
+      });
   Each(
       "Exec and its Start", c,
       [&] {
