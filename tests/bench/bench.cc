@@ -73,7 +73,8 @@ World::~World() {
   });
 }
 
-void Bench::RunBare(test::FakeContainerd& ctrd, const std::vector<std::string>& arguments) const {
+pid_t Bench::StartBare(test::FakeContainerd& ctrd,
+                       const std::vector<std::string>& arguments) const {
   std::vector<std::string> all = {runtime.empty() ? "runc" : runtime, "--root",
                                   ctrd.directory() + "/bare"};
   all.insert(all.end(), arguments.begin(), arguments.end());
@@ -84,11 +85,20 @@ void Bench::RunBare(test::FakeContainerd& ctrd, const std::vector<std::string>& 
   posix_spawn_file_actions_init(&actions);
   for (int fd : {0, 1, 2}) posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
   pid_t pid = 0;
-  int status = -1;
   int failed = posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
-  if (failed == 0) waitpid(pid, &status, 0);
-  if (status != 0) throw std::runtime_error(absl::StrCat(all[0], " ", arguments[0], " failed"));
+  if (failed != 0) throw std::runtime_error(absl::StrCat(all[0], " cannot be run"));
+  return pid;
+}
+
+void Bench::AwaitBare(pid_t pid) const {
+  int status = -1;
+  waitpid(pid, &status, 0);
+  if (status != 0) throw std::runtime_error("a command of the bare OCI runtime failed");
+}
+
+void Bench::RunBare(test::FakeContainerd& ctrd, const std::vector<std::string>& arguments) const {
+  AwaitBare(StartBare(ctrd, arguments));
 }
 
 std::string OwnPath() {

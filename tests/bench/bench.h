@@ -63,6 +63,9 @@ struct Bench {
   // One command of the OCI runtime on its own, with a root directory of that containerd's. Throws
   // unless it succeeds.
   void RunBare(test::FakeContainerd& ctrd, const std::vector<std::string>& arguments) const;
+  // The same in two halves, for many at once.
+  pid_t StartBare(test::FakeContainerd& ctrd, const std::vector<std::string>& arguments) const;
+  void AwaitBare(pid_t pid) const;
 };
 
 // The path of this program; others of the same build are beside it.
