@@ -40,6 +40,10 @@ std::string FirstLine(const std::vector<std::string>& argv) {
 // virtual machine takes longer than most of what is measured, and says nothing of a shim. See
 // Documentation/power/pm_qos_interface.rst.
 UniqueFd KeepProcessorsAwake() {
+  // Without a driver nobody heeds the request.
+  const std::string driver =
+      ReadFile("/sys/devices/system/cpu/cpuidle/current_driver").value_or("none");
+  if (absl::StripAsciiWhitespace(driver) == "none") return UniqueFd();
   UniqueFd request(open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC));
   const int32_t microseconds = 0;
   if (request && write(request.get(), &microseconds, sizeof microseconds) < 0) request.Reset();
