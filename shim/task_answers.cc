@@ -179,6 +179,7 @@ absl::StatusOr<google::protobuf::Empty> TaskService::CloseIO(
 }
 
 void TaskService::Describe(inspect::v1::ShimResponse& shim) const {
+  uint64_t oom_kills = oom_kills_of_deleted_;
   for (const auto& [id, task] : tasks_) {
     // Only its answer is left, for a Delete that is tried again.
     if (task->deleted) continue;
@@ -194,6 +195,7 @@ void TaskService::Describe(inspect::v1::ShimResponse& shim) const {
       described.set_cgroup(memory == cgroup->controllers.end() ? cgroup->path : memory->second);
     }
     described.set_oom_kills(task->oom_counters().oom_kill);
+    oom_kills += described.oom_kills();
     if (init.exited.set()) {
       described.set_exit_status(init.exit.status);
       *described.mutable_exited_at() = ExitTime(init);
@@ -206,6 +208,7 @@ void TaskService::Describe(inspect::v1::ShimResponse& shim) const {
       part.set_exit_status(exec->exit.status);
     }
   }
+  shim.set_oom_kills(oom_kills);
 }
 
 }  // namespace feather

@@ -149,6 +149,7 @@ void TaskService::AnnounceDeletion(Task& task) {
   event.set_exit_status(init.exit.status);
   *event.mutable_exited_at() = ExitTime(init);
   Publish("/tasks/delete", event);
+  oom_kills_of_deleted_ += task.oom_counters().oom_kill;
 }
 
 Async<> TaskService::PublishLateExit(std::string id, std::shared_ptr<Process> process) {

@@ -151,7 +151,8 @@ class TaskService {
   std::function<void()> on_shutdown_;
   std::map<std::string, std::shared_ptr<Task>> tasks_;
   std::set<std::string> creating_;  // by Reservation
-  bool ending_ = false;             // on_shutdown has been called
+  uint64_t oom_kills_of_deleted_ = 0;
+  bool ending_ = false;  // on_shutdown has been called
 };
 
 }  // namespace feather

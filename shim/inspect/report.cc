@@ -101,18 +101,11 @@ std::string Columns(const std::vector<Row>& rows) {
   return text;
 }
 
-struct Totals {
+uint64_t ExecsOf(const v1::ShimResponse& report) {
   uint64_t execs = 0;
-  uint64_t oom_kills = 0;
-};
-
-Totals TotalsOf(const v1::ShimResponse& report) {
-  Totals totals;
-  for (const v1::Container& container : report.containers()) {
-    totals.execs += static_cast<uint64_t>(container.execs_size());
-    totals.oom_kills += container.oom_kills();
-  }
-  return totals;
+  for (const v1::Container& container : report.containers())
+    execs += static_cast<uint64_t>(container.execs_size());
+  return execs;
 }
 
 std::string ContainersText(const v1::ShimResponse& report) {
@@ -166,6 +159,7 @@ Json ShimJson(const Node::Shim& shim) {
                {"private_memory_bytes", report.private_memory_bytes()},
                {"descriptors", report.descriptors()},
                {"connections", report.connections()},
+               {"oom_kills", report.oom_kills()},
                {"pending_events", report.pending_events()},
                {"dropped_log_lines", report.dropped_log_lines()},
                {"problems", report.problems()},
@@ -255,7 +249,7 @@ struct ShimFigure {
   uint64_t (*value)(const v1::ShimResponse&);
 };
 
-constexpr std::array<ShimFigure, 8> kShimFigures = {{
+constexpr std::array<ShimFigure, 9> kShimFigures = {{
     {"feather_shim_start_time_seconds", "gauge", "When the shim started, in seconds since 1970.",
      [](const v1::ShimResponse& r) { return static_cast<uint64_t>(r.started_at().seconds()); }},
     {"feather_shim_private_memory_bytes", "gauge", "Private dirty memory of the shim.",
@@ -270,6 +264,9 @@ constexpr std::array<ShimFigure, 8> kShimFigures = {{
      [](const v1::ShimResponse& r) { return uint64_t{r.dropped_log_lines()}; }},
     {"feather_shim_problems_total", "counter", "Warnings and errors that the shim has logged.",
      [](const v1::ShimResponse& r) { return uint64_t{r.problems()}; }},
+    {"feather_shim_oom_kills_total", "counter",
+     "Processes that the kernel's OOM killer took, also in containers that have been deleted.",
+     [](const v1::ShimResponse& r) { return uint64_t{r.oom_kills()}; }},
     {"feather_shim_containers", "gauge", "Containers of the shim.",
      [](const v1::ShimResponse& r) { return static_cast<uint64_t>(r.containers_size()); }},
 }};
@@ -287,12 +284,11 @@ std::string TableText(const Node& node) {
                             "CONTAINERS", "EXECS", "OOM", "EVENTS"}};
   for (const Node::Shim& shim : node.shims) {
     const v1::ShimResponse& report = shim.report;
-    const Totals totals = TotalsOf(report);
     rows.push_back({Cut(report.namespace_(), 9), report.id(), Cut(report.version(), 7),
                     CountText(report.pid(), 7), DurationText(node.at - TimeOf(report.started_at())),
                     MemoryText(report.private_memory_bytes()), CountText(report.descriptors()),
-                    Cut(ContainersText(report), 13), CountText(totals.execs),
-                    CountText(totals.oom_kills), CountText(report.pending_events())});
+                    Cut(ContainersText(report), 13), CountText(ExecsOf(report)),
+                    CountText(report.oom_kills()), CountText(report.pending_events())});
   }
   // The id has what the others leave: at least kLeastId, since each of them has its limit.
   size_t others = 0;
@@ -315,6 +311,7 @@ std::string DetailText(const Node::Shim& shim, SystemTime now) {
       {"memory", absl::StrCat(MemoryText(report.private_memory_bytes()), " private")},
       {"descriptors", absl::StrCat(report.descriptors())},
       {"connections", absl::StrCat(report.connections())},
+      {"OOM kills", absl::StrCat(report.oom_kills())},
       {"events", absl::StrCat(report.pending_events(), " waiting for containerd")},
       {"log", absl::StrCat(report.problems(), " problems, ", report.dropped_log_lines(),
                            " lines dropped")},

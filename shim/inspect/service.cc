@@ -109,6 +109,7 @@ void Service::Log() const {
                     {"namespace", report.namespace_()},
                     {"bundle", report.bundle()},
                     {"containers", absl::StrCat(report.containers_size())},
+                    {"oom_kills", absl::StrCat(report.oom_kills())},
                     {"connections", absl::StrCat(report.connections())},
                     {"pending_events", absl::StrCat(report.pending_events())},
                     {"private_memory_bytes", absl::StrCat(report.private_memory_bytes())},

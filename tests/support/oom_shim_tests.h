@@ -22,6 +22,7 @@
 #include "absl/strings/str_split.h"
 #include "proto/cgroups_v1.pb.h"
 #include "proto/cgroups_v2.pb.h"
+#include "proto/inspect.pb.h"
 #include "runtime/base/file.h"
 #include "runtime/cgroup.h"
 #include "tests/support/build.h"
@@ -275,6 +276,31 @@ TEST_F(OomShim, StatsAfterTheExitHaveTheKillThoughTheCgroupIsGone) {
     EXPECT_EQ(metrics.memory_oom_control().oom_kill(), 1u);
   }
   Remove(c);
+}
+
+// containerd deletes a container as soon as it has ended.
+TEST_F(OomShim, InspectCountsTheKillsOfDeletedContainersToo) {
+  Container& pod = ctrd_->New("pod", Limited("sleep 1000", "pod"));
+  ASSERT_TRUE(pod.Run().ok());
+  const auto inspect = [&] {
+    auto answer = Pending<inspect::v1::ShimResponse>(
+                      ctrd_->loop(), pod.SendBytes("feather.inspect.v1.Inspect", "Shim", ""))
+                      .Get();
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.ok() ? *answer : inspect::v1::ShimResponse();
+  };
+  EXPECT_EQ(inspect().oom_kills(), 0u);
+  for (uint64_t kills = 1; kills <= 2; ++kills) {
+    const std::string id = absl::StrCat("a", kills);
+    Container& c = ctrd_->New(id, Limited(absl::StrCat("exec ", kEater), "pod"));
+    ASSERT_TRUE(c.Run().ok());
+    EXPECT_NE(ctrd_->WaitForExit(id, id), nullptr);
+    EXPECT_EQ(inspect().oom_kills(), kills);
+    EXPECT_TRUE(c.Remove().ok());
+    EXPECT_EQ(inspect().containers_size(), 1);
+    EXPECT_EQ(inspect().oom_kills(), kills);
+  }
+  Remove(pod);
 }
 
 TEST_F(OomShim, TheKillOfAPausedContainerIsToldOnceAndBeforeItsExit) {

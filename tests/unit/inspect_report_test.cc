@@ -35,6 +35,7 @@ Node::Shim Pod() {
   report.set_descriptors(24);
   report.set_connections(2);
   report.set_pending_events(7);
+  report.set_oom_kills(3);
   report.set_dropped_log_lines(1);
   report.set_problems(9);
   v1::Problem& problem = *report.add_last_problems();
@@ -45,7 +46,7 @@ Node::Shim Pod() {
   running.set_id("one");
   running.set_state("running");
   running.set_pid(11);
-  running.set_oom_kills(3);
+  running.set_oom_kills(1);
   v1::Exec& exec = *running.add_execs();
   exec.set_id("shell");
   exec.set_state("stopped");
@@ -93,7 +94,7 @@ TEST(InspectTable, FitsTheTerminalWithTheLargestFigures) {
   report.set_pending_events(UINT64_MAX);
   report.set_problems(UINT64_MAX);
   report.mutable_last_problems(0)->set_text(std::string(300, 'x'));
-  report.mutable_containers(0)->set_oom_kills(UINT64_MAX);
+  report.set_oom_kills(UINT64_MAX);
   for (int i = 0; i < 20000; ++i) {
     report.mutable_containers(0)->add_execs();
     report.add_containers()->set_state("running");
@@ -154,7 +155,7 @@ TEST(InspectDetail, TellsEverything) {
        {"up           3d4h, since 2027-01-12T03:59:55Z\n", "memory       152 KiB private\n",
         "events       7 waiting for containerd\n", "log          9 problems, 1 lines dropped\n",
         "socket       /run/containerd/s/abc\n", "container    one\n", "  state      running\n",
-        "  OOM kills  3\n", "exec  shell  stopped  exit status 130\n",
+        "OOM kills    3\n", "  OOM kills  1\n", "exec  shell  stopped  exit status 130\n",
         "stopped, exit status 137 at 2027-01-15T08:00:00Z\n",
         "2027-01-15T08:00:00Z warning msg=\"it broke\"\n"})
     EXPECT_THAT(text, HasSubstr(part));
@@ -217,7 +218,8 @@ TEST(InspectPrometheus, HasEveryFamilyOnceWithItsSamplesBehindIt) {
   for (const char* line :
        {"feather_shims 2\n", "feather_shims_silent 1\n",
         "feather_container_oom_kills_total{namespace=\"k8s.io\",shim=\"b\\\"\\\\\\n\",container="
-        "\"one\"} 3\n",
+        "\"one\"} 1\n",
+        "feather_shim_oom_kills_total{namespace=\"k8s.io\",shim=\"b\\\"\\\\\\n\"} 3\n",
         "feather_shim_private_memory_bytes{namespace=\"k8s.io\",shim=\"b\\\"\\\\\\n\"} 155648\n",
         "container=\"two\",state=\"stopped\"} 1\n"})
     EXPECT_THAT(text, HasSubstr(line));
