@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -43,16 +44,27 @@ void ResetSignals() {
   sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-// Descriptors of the parent's that stayed open here would keep its pipes and sockets alive.
+// Descriptors of the parent's that stayed open here would keep its pipes and sockets alive; and one
+// that stood where `descriptors` are to be would be taken for one of them.
 void KeepOnly(int report, const std::vector<int>& descriptors) {
-  const int end = ChildOptions::kFirstDescriptor + static_cast<int>(descriptors.size());
-  // One may be where another is to be, so all are first moved out of the way.
-  std::vector<int> moved;
-  for (int descriptor : descriptors) moved.push_back(fcntl(descriptor, F_DUPFD_CLOEXEC, end));
-  int moved_report = fcntl(report, F_DUPFD_CLOEXEC, end);
-  dup3(moved_report, kReportFd, O_CLOEXEC);
-  for (size_t i = 0; i < moved.size(); ++i)
-    dup3(moved[i], ChildOptions::kFirstDescriptor + static_cast<int>(i), O_CLOEXEC);
+  std::vector<int> kept = {report};
+  kept.insert(kept.end(), descriptors.begin(), descriptors.end());
+  const int end = kReportFd + static_cast<int>(kept.size());
+  // The others first: the parent may have as many as it can.
+  std::vector<int> sorted = kept;
+  std::sort(sorted.begin(), sorted.end());
+  int next = kReportFd;
+  for (int descriptor : sorted) {
+    if (next < descriptor)
+      close_range(static_cast<unsigned>(next), static_cast<unsigned>(descriptor - 1), 0);
+    next = std::max(next, descriptor + 1);
+  }
+  close_range(static_cast<unsigned>(next), ~0U, 0);
+  // One may be where another is to be, so all are moved out of the way.
+  for (int& descriptor : kept)
+    if ((descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, end)) < 0) _exit(1);
+  for (size_t i = 0; i < kept.size(); ++i)
+    if (dup3(kept[i], kReportFd + static_cast<int>(i), O_CLOEXEC) < 0) _exit(1);
   close_range(static_cast<unsigned>(end), ~0U, 0);
 }
 

@@ -64,6 +64,9 @@ absl::StatusOr<pid_t> Container::ReadPid(const std::string& exec_id) const {
   int pid = 0;
   if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &pid) || pid <= 0)
     return absl::UnknownError(absl::StrCat(path, ": not a pid: ", *text));
+  // Nobody would ever tell its exit.
+  if (!Reaper::CanWatch(pid))
+    return absl::UnknownError(absl::StrCat(path, ": not a child of the shim: ", pid));
   return pid;
 }
 

@@ -242,10 +242,12 @@ Async<absl::Status> OciRuntime::Run(std::string prefix, std::vector<std::string>
   co_return co_await Run(std::move(prefix), std::move(invocation));
 }
 
-// runc writes the pid into a file beside this one, by a name with a dot before it, and renames
-// that. On a full disk it leaves it, and would refuse every other process of the same id.
+// An earlier command's pid is not this one's. runc writes the pid into a file beside this one, by a
+// name with a dot before it, and renames that. On a full disk it leaves it, and would refuse every
+// other process of the same id.
 Async<absl::Status> OciRuntime::MakeProcess(std::string prefix, std::string pid_file,
                                             Invocation invocation) {
+  unlink(pid_file.c_str());
   absl::Status status = co_await Run(std::move(prefix), std::move(invocation));
   const size_t name = pid_file.rfind('/') + 1;
   if (!status.ok() && name > 0) unlink(pid_file.insert(name, ".").c_str());

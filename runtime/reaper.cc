@@ -132,6 +132,13 @@ Reaper::Expectation::~Expectation() {
   if (--reaper_.impl_->expectations == 0) reaper_.impl_->CollectSoon();
 }
 
+bool Reaper::CanWatch(pid_t pid) {
+  siginfo_t info = {};
+  constexpr int kLook = WEXITED | WNOHANG | WNOWAIT | __WALL;
+  if (waitid(P_PID, static_cast<id_t>(pid), &info, kLook) == 0) return true;
+  return kill(pid, 0) < 0 && errno == ESRCH;
+}
+
 void Reaper::Watch(pid_t pid, Callback callback) { impl_->Watch(pid, std::move(callback)); }
 
 Async<Exit> Reaper::WaitFor(pid_t pid) {

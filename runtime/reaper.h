@@ -61,6 +61,8 @@ class Reaper {
   void Watch(pid_t pid, Callback callback);
   // The same as a coroutine. Watches from the call on, whenever it is awaited.
   Async<Exit> WaitFor(pid_t pid);
+  // Whether a Watch will be answered: `pid` is a child, or nothing at all.
+  static bool CanWatch(pid_t pid);
 
  private:
   struct Impl;

@@ -117,6 +117,7 @@ void Reaper::Watch(pid_t pid, Callback callback) {
 
 // Only for children of the shim's own, of which there are none.
 Async<Exit> Reaper::WaitFor(pid_t) { abort(); }
+bool Reaper::CanWatch(pid_t) { return true; }
 
 Async<absl::StatusOr<std::shared_ptr<Stdio>>> Stdio::Prepare(asio::io_context&, Reaper&,
                                                              StdioRequest request, Owner,

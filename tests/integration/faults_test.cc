@@ -206,15 +206,20 @@ TEST_F(Faults, ARuntimeThatSucceedsWithoutAPidFileIsAnError) {
   StartWitness();
   Container& c = NewMember("a");
   Remember();
-  for (const char* script :
-       {"exit 0", "echo rubbish >$pid_file; exit 0", "echo -5 >$pid_file; exit 0",
-        "echo 99999999999 >$pid_file; exit 0", "mkdir $pid_file; exit 0"}) {
+  for (const char* script : {"exit 0", "echo rubbish >$pid_file; exit 0",
+                             "echo -5 >$pid_file; exit 0", "echo 99999999999 >$pid_file; exit 0",
+                             "echo 1 >$pid_file; exit 0", "mkdir $pid_file; exit 0"}) {
     Break("create", script);
     EXPECT_THAT(c.Create(), IsError(kUnknown, "init.pid")) << script;
     ExpectUnharmed(script);
     rmdir((c.bundle() + "/init.pid").c_str());
-    unlink((c.bundle() + "/init.pid").c_str());
   }
+  // An earlier process' file is not taken for that of a runtime that writes none.
+  ASSERT_TRUE(
+      WriteFile(c.bundle() + "/init.pid", absl::StrCat(witness_->State()->pid()), 0644).ok());
+  Break("create", "exit 0");
+  EXPECT_THAT(c.Create(), IsError(kUnknown, "init.pid: no such file"));
+  ExpectUnharmed("a pid file of somebody else");
   Mend("create");
   EXPECT_THAT(c.Run(), IsOk());
   EXPECT_THAT(c.KillAndRemove(), IsOk());

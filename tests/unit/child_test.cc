@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,16 +26,16 @@ namespace {
 
 using testing::HasSubstr;
 
-Async<> Store(Reaper& reaper, std::function<absl::Status()> work,
+Async<> Store(Reaper& reaper, std::function<absl::Status()> work, ChildOptions options,
               std::optional<absl::Status>& result) {
-  result = co_await RunInChild(reaper, std::move(work));
+  result = co_await RunInChild(reaper, std::move(work), std::move(options));
 }
 
 class Child : public testing::Test {
  protected:
-  absl::Status Run(std::function<absl::Status()> work) {
+  absl::Status Run(std::function<absl::Status()> work, ChildOptions options = ChildOptions()) {
     std::optional<absl::Status> result;
-    Spawn(io_, Store(reaper_, std::move(work), result));
+    Spawn(io_, Store(reaper_, std::move(work), std::move(options), result));
     while (!result && io_.run_one_for(std::chrono::seconds(60)) > 0) continue;
     return result.value_or(absl::DeadlineExceededError("nothing for 60 s"));
   }
@@ -65,6 +66,40 @@ TEST_F(Child, IsReapedAndItsChangesStayItsOwn) {
   EXPECT_EQ(std::filesystem::current_path(), here);
   EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
   EXPECT_EQ(errno, ECHILD);
+}
+
+// What stands where they are to be is the parent's own.
+TEST_F(Child, HasItsDescriptorsThoughTheParentHasAsManyAsItCan) {
+  struct rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const struct rlimit few = {.rlim_cur = 64, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<UniqueFd> others;
+  do {
+    others.emplace_back(memfd_create("other", MFD_CLOEXEC));
+  } while (others.back());
+  others.resize(others.size() - 2);
+  UniqueFd mine(memfd_create("mine", MFD_CLOEXEC));
+  ASSERT_TRUE(mine);
+  ChildOptions options;
+  // Also where another is to be.
+  options.descriptors = {mine.get(), others.front().get()};
+  // Leaves room for the report.
+  others.pop_back();
+  absl::Status status = Run(
+      [] {
+        std::string names;
+        for (int fd = 4; fd < 64; ++fd) {
+          std::error_code none;
+          const std::string path = absl::StrCat("/proc/self/fd/", fd);
+          if (fcntl(fd, F_GETFD) >= 0)
+            absl::StrAppend(&names, std::filesystem::read_symlink(path, none).string(), "|");
+        }
+        return absl::UnknownError(names);
+      },
+      std::move(options));
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(status.message(), "/memfd:mine (deleted)|/memfd:other (deleted)|");
 }
 
 TEST_F(Child, HasNoneOfOurDescriptors) {
@@ -133,7 +168,7 @@ void KillParentOf(const std::function<absl::Status()>& work, const UniqueFd& rea
     asio::io_context io(1);
     Reaper reaper(io);
     std::optional<absl::Status> result;
-    Spawn(io, Store(reaper, work, result));
+    Spawn(io, Store(reaper, work, ChildOptions(), result));
     io.run();
     _exit(0);
   }
