@@ -38,10 +38,10 @@ absl::Status MakeLogFile(const std::string& path) {
 
 bool IsLogger(const StdioUri& uri) { return uri.scheme == "binary" || uri.scheme == "binary-v2"; }
 
-Async<absl::StatusOr<StdioPtr>> PrepareTerminal(asio::io_context* io, StdioLimits limits,
-                                                StdioRequest request,
+Async<absl::StatusOr<StdioPtr>> PrepareTerminal(asio::io_context* io, Reaper* reaper,
+                                                StdioLimits limits, StdioRequest request,
                                                 std::shared_ptr<Logger> logger) {
-  auto terminal = std::make_shared<TerminalStdio>(*io, limits, std::move(logger));
+  auto terminal = std::make_shared<TerminalStdio>(*io, *reaper, limits, std::move(logger));
   if (absl::Status status = terminal->Open(request); !status.ok()) {
     co_await terminal->Close();
     co_return absl::UnknownError(status.message());
@@ -71,7 +71,8 @@ Async<absl::StatusOr<StdioPtr>> Stdio::Prepare(asio::io_context& io, Reaper& rea
     logger = *std::move(started);
   }
   if (request.terminal) {
-    absl::StatusOr<StdioPtr> terminal = co_await PrepareTerminal(&io, limits, request, logger);
+    absl::StatusOr<StdioPtr> terminal =
+        co_await PrepareTerminal(&io, &reaper, limits, request, logger);
     co_return terminal;
   }
   if (logger) {

@@ -6,13 +6,16 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/file.h"
 #include "runtime/base/status.h"
+#include "runtime/io/fifo.h"
 
 namespace feather {
 
-TerminalStdio::TerminalStdio(asio::io_context& io, StdioLimits limits,
+TerminalStdio::TerminalStdio(asio::io_context& io, Reaper& reaper, StdioLimits limits,
                              std::shared_ptr<Logger> logger)
     : io_(io),
+      reaper_(reaper),
       limits_(limits),
       logger_(std::move(logger)),
       output_(std::make_shared<OutputStream>(io)) {
@@ -55,16 +58,25 @@ Async<absl::Status> TerminalStdio::ReceiveMaster() {
   co_return absl::OkStatus();
 }
 
-Async<absl::Status> TerminalStdio::StartCopying() {
-  Clock::time_point deadline = Clock::now() + limits_.open;
-  if (input_) CO_RETURN_IF_ERROR(input_->OpenPath(std::move(input_handle_), input_path_));
-  if (logger_) {
-    CO_RETURN_IF_ERROR(output_->OpenPipe(logger_->TakeOwnEnd(0)));
-  } else {
+Async<absl::Status> TerminalStdio::OpenOutput() {
+  if (logger_) co_return output_->OpenPipe(logger_->TakeOwnEnd(0));
+  if (!IsRegularFile(output_handle_.get())) {
+    Clock::time_point deadline = Clock::now() + limits_.open;
     absl::Status opened =
         co_await output_->OpenPath(std::move(output_handle_), output_path_, deadline);
-    CO_RETURN_IF_ERROR(opened);
+    co_return opened;
   }
+  CO_ASSIGN_OR_RETURN(Pipe pipe, MakePipe());
+  CO_RETURN_IF_ERROR(SetNonBlocking(pipe.write.get()));
+  file_ = std::make_shared<FileOutput>();
+  file_->Start(io_, reaper_, std::move(pipe.read), std::move(output_handle_), output_path_);
+  co_return output_->OpenPipe(std::move(pipe.write));
+}
+
+Async<absl::Status> TerminalStdio::StartCopying() {
+  if (input_) CO_RETURN_IF_ERROR(input_->OpenPath(std::move(input_handle_), input_path_));
+  absl::Status opened = co_await OpenOutput();
+  CO_RETURN_IF_ERROR(opened);
   if (closed_) co_return absl::CancelledError("the streams have been closed");
   output_->Start(master_, /*terminal=*/true);
   if (exited_) output_->EndWhenEmpty();
@@ -98,6 +110,8 @@ Async<bool> TerminalStdio::Drain(Clock::duration limit) {
   Clock::time_point deadline = Clock::now() + limit;
   output_->Abandon();
   bool ended = co_await output_->WaitForEnd(deadline);
+  // Its pipe has ended with the stream.
+  if (ended && file_) ended = co_await file_->WaitForEnd(deadline);
   co_return ended;
 }
 
@@ -111,6 +125,7 @@ Async<> TerminalStdio::Close() {
   output_handle_.Reset();
   if (input_) co_await input_->Close();
   co_await output_->Close();
+  if (file_) co_await file_->Close();
   if (logger_) co_await logger_->End(/*terminate=*/false);
 }
 

@@ -6,21 +6,24 @@
 
 #include "absl/status/status.h"
 #include "runtime/io/console_socket.h"
+#include "runtime/io/file_output.h"
 #include "runtime/io/logger.h"
 #include "runtime/io/stdio.h"
 #include "runtime/io/streams.h"
+#include "runtime/reaper.h"
 
 namespace feather {
 
 // A process with a terminal. The runtime opens the pseudo-terminal and sends its master; what the
-// process writes goes to the stdout FIFO or a logger, the stdin FIFO goes to the process.
+// process writes goes to the stdout FIFO, a file or a logger, the stdin FIFO goes to the process.
 //
 // That no process has the terminal open is not its end as long as the process lives; after
 // ProcessExited it is. The end of stdin hangs the terminal up, as with the stock shim.
 class TerminalStdio : public Stdio, public std::enable_shared_from_this<TerminalStdio> {
  public:
   // `logger` may be null; then request.out is a path, and an empty one discards.
-  TerminalStdio(asio::io_context& io, StdioLimits limits, std::shared_ptr<Logger> logger);
+  TerminalStdio(asio::io_context& io, Reaper& reaper, StdioLimits limits,
+                std::shared_ptr<Logger> logger);
 
   absl::Status Open(const StdioRequest& request);
 
@@ -38,8 +41,10 @@ class TerminalStdio : public Stdio, public std::enable_shared_from_this<Terminal
  private:
   Async<absl::Status> ReceiveMaster();
   Async<absl::Status> StartCopying();
+  Async<absl::Status> OpenOutput();
 
   asio::io_context& io_;
+  Reaper& reaper_;
   const StdioLimits limits_;
   std::shared_ptr<Logger> logger_;
   std::shared_ptr<ConsoleSocket> socket_;
@@ -50,6 +55,7 @@ class TerminalStdio : public Stdio, public std::enable_shared_from_this<Terminal
   std::string output_path_;
   UniqueFd output_handle_;
   std::shared_ptr<OutputStream> output_;
+  std::shared_ptr<FileOutput> file_;
   bool exited_ = false;
   bool closed_ = false;
 };

@@ -305,6 +305,38 @@ TEST_F(Stuck, ARootfsOnADeadFileSystemHoldsItsOwnContainerUpOnly) {
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
+TEST_F(Stuck, AFileThatHangsHoldsItsOwnOutputUpOnly) {
+  StartWitness();
+  for (const bool terminal : {false, true}) {
+    Volume volume;
+    if (!volume.usable()) GTEST_SKIP() << "no loop device or no mkfs.ext4 here";
+    const std::string file = volume.path() + "/log";
+    ASSERT_THAT(WriteFile(file, "", 0600), IsOk());
+    Remember();
+    ContainerOptions options = Shell("echo up; read x; echo data; read x; exit 3");
+    options.in = true;
+    options.out = options.err = false;
+    options.spec.terminal = terminal;
+    Container& c = NewMember(terminal ? "terminal" : "pipe", options);
+    auto request = c.CreateRequest();
+    request.set_stdout(file);
+    ASSERT_THAT(c.Create(request), IsOk());
+    ASSERT_THAT(c.Start(), IsOk());
+    EXPECT_TRUE(RunUntil([&] { return absl::StrContains(*ReadFile(file), "up"); }));
+    volume.Freeze();
+    c.stdio().in->Write("go\n");
+    ASSERT_TRUE(WaitUntilItHangs());
+    ExpectServed(c, terminal ? "its terminal's file hangs" : "its output's file hangs");
+    volume.Thaw();
+    EXPECT_TRUE(RunUntil([&] { return absl::StrContains(*ReadFile(file), "data"); }));
+    c.stdio().in->Write("go\n");
+    EXPECT_EQ(c.Wait()->exit_status(), 3u);
+    EXPECT_THAT(c.Remove(), IsOk());
+    ExpectUnharmed("a file that hung");
+  }
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
 TEST_F(Stuck, AStdinThatIsNeverReadHoldsNothingUpAndCostsNoMemory) {
   StartWitness();
   Remember();
