@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 
 namespace feather::bench {
 namespace {
@@ -60,16 +61,27 @@ void Report::AddPoint(const std::string& plot, const std::string& x_axis, const 
   curves_.push_back({plot, x_axis, y_axis, column, {{x, y}}});
 }
 
+std::vector<std::vector<std::string>> Report::Rows(const std::vector<std::string>& names) const {
+  std::vector<std::vector<std::string>> rows = {
+      {"figure", "unit", names[0], names[1], "ratio", names[2], "goal"}};
+  for (const Figure& f : figures_)
+    rows.push_back({f.name, f.unit, Cell(f.values[0]), Cell(f.values[1]), Ratio(f),
+                    Cell(f.values[2]), f.goal});
+  return rows;
+}
+
 std::string Report::Table(const std::vector<std::string>& machine,
                           const std::vector<std::string>& names) const {
   std::string out;
   for (const std::string& line : machine) absl::StrAppend(&out, "- ", line, "\n");
-  absl::StrAppend(&out, "\n| figure | unit | ", names[0], " | ", names[1], " | ratio | ", names[2],
-                  " | goal |\n| --- | --- | --- | --- | --- | --- | --- |\n");
-  for (const Figure& f : figures_)
-    absl::StrAppend(&out, "| ", f.name, " | ", f.unit, " | ", Cell(f.values[0]), " | ",
-                    Cell(f.values[1]), " | ", Ratio(f), " | ", Cell(f.values[2]), " | ", f.goal,
-                    " |\n");
+  absl::StrAppend(&out, "\n");
+  const std::vector<std::vector<std::string>> rows = Rows(names);
+  for (const std::vector<std::string>& row : rows) {
+    absl::StrAppend(&out, "| ", absl::StrJoin(row, " | "), " |\n");
+    if (&row == &rows.front())
+      absl::StrAppend(&out, "|", absl::StrJoin(std::vector<std::string>(row.size(), " --- "), "|"),
+                      "|\n");
+  }
   return out;
 }
 
@@ -167,7 +179,9 @@ constexpr char kStyle[] =
     ".card p{margin:2px 0 8px;color:#5b6270;font-size:13px}svg{width:100%}"
     "svg text{font:11px system-ui,sans-serif;fill:#374151}"
     "svg .grid{stroke:#e5e7eb}li{color:#444}.key span{padding:2px 10px;color:#fff;"
-    "border-radius:4px;margin-right:8px}";
+    "border-radius:4px;margin-right:8px}"
+    "table{border-collapse:collapse;font-size:13px;margin:24px 0}"
+    "th,td{border-bottom:1px solid #e2e5ea;padding:3px 8px;text-align:left}";
 
 }  // namespace
 
@@ -201,7 +215,16 @@ std::string Report::Html(const std::vector<std::string>& machine,
                     figure.goal.empty() ? "" : absl::StrCat("; goal: ", Escape(figure.goal)),
                     "</p>", bars, "</div>");
   }
-  return out + "</div></html>\n";
+  absl::StrAppend(&out, "</div><table>");
+  const std::vector<std::vector<std::string>> rows = Rows(names);
+  for (const std::vector<std::string>& row : rows) {
+    const char* cell = &row == &rows.front() ? "th" : "td";
+    absl::StrAppend(&out, "<tr>");
+    for (const std::string& text : row)
+      absl::StrAppend(&out, "<", cell, ">", Escape(text), "</", cell, ">");
+    absl::StrAppend(&out, "</tr>\n");
+  }
+  return out + "</table></html>\n";
 }
 
 }  // namespace feather::bench

@@ -52,6 +52,9 @@ class Report {
                    const std::vector<std::string>& names) const;
 
  private:
+  // Of the table, the first with the titles.
+  std::vector<std::vector<std::string>> Rows(const std::vector<std::string>& names) const;
+
   std::vector<Figure> figures_;
   std::vector<Curve> curves_;
 };
