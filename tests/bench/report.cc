@@ -146,28 +146,36 @@ std::string LinePlot(const std::vector<const Curve*>& curves) {
   return svg + "</svg>";
 }
 
-// A bar for each column that has values, with a line from the least to the greatest.
+// A bar for each column that has values, with a line from the least to the greatest; from zero, to
+// the left where they are negative: a difference may be.
 std::string Bars(const Figure& figure, const std::vector<std::string>& names) {
-  double most = 0;
-  for (const auto& values : figure.values) most = std::max(most, Quantile(values, 1));
-  if (most <= 0) return "";
+  double least = 0, most = 0;
+  for (const auto& values : figure.values) {
+    least = std::min(least, Quantile(values, 0));
+    most = std::max(most, Quantile(values, 1));
+  }
+  if (least == most) return "";
+  auto px = [&](double value) { return 92 + 330 * (value - least) / (most - least); };
   std::string svg;
   int y = 0;
   for (int i = 0; i < kColumns; ++i) {
     const std::vector<double>& values = figure.values[i];
     if (values.empty()) continue;
-    double scale = 330 / most;
+    const double median = Median(values);
     absl::StrAppendFormat(&svg,
                           "<text x='86' y='%d' text-anchor='end'>%s</text>"
-                          "<rect x='92' y='%d' width='%.1f' height='14' fill='%s'/>"
+                          "<rect x='%.1f' y='%d' width='%.1f' height='14' fill='%s'/>"
                           "<line x1='%.1f' x2='%.1f' y1='%d' y2='%d' stroke='#111'/>"
                           "<text x='%.1f' y='%d'>%s</text>",
-                          y + 12, Escape(names[static_cast<size_t>(i)]), y + 1,
-                          Median(values) * scale, kColors[i], 92 + Quantile(values, 0) * scale,
-                          92 + Quantile(values, 1) * scale, y + 8, y + 8,
-                          98 + Quantile(values, 1) * scale, y + 12, Number(Median(values)));
+                          y + 12, Escape(names[static_cast<size_t>(i)]), px(std::min(median, 0.0)),
+                          y + 1, std::fabs(px(median) - px(0)), kColors[i], px(Quantile(values, 0)),
+                          px(Quantile(values, 1)), y + 8, y + 8,
+                          px(std::max(Quantile(values, 1), 0.0)) + 6, y + 12, Number(median));
     y += 19;
   }
+  if (least < 0)
+    absl::StrAppendFormat(&svg, "<line x1='%.1f' x2='%.1f' y1='0' y2='%d' class='zero'/>", px(0),
+                          px(0), y);
   return absl::StrFormat("<svg viewBox='0 0 520 %d'>%s</svg>", y + 2, svg);
 }
 
@@ -178,7 +186,8 @@ constexpr char kStyle[] =
     ".card{border:1px solid #e2e5ea;border-radius:8px;padding:12px 16px}"
     ".card p{margin:2px 0 8px;color:#5b6270;font-size:13px}svg{width:100%}"
     "svg text{font:11px system-ui,sans-serif;fill:#374151}"
-    "svg .grid{stroke:#e5e7eb}li{color:#444}.key span{padding:2px 10px;color:#fff;"
+    "svg .grid{stroke:#e5e7eb}svg .zero{stroke:#6b7280}li{color:#444}.key span{padding:2px "
+    "10px;color:#fff;"
     "border-radius:4px;margin-right:8px}"
     "table{border-collapse:collapse;font-size:13px;margin:24px 0}"
     "th,td{border-bottom:1px solid #e2e5ea;padding:3px 8px;text-align:left}";

@@ -33,5 +33,26 @@ TEST(BenchReport, PageHasTheTable) {
                                  "<td>8.00</td><td>0.25</td>")));
 }
 
+TEST(BenchReport, BarsOfNegativeValuesGoToTheLeftOfZero) {
+  Report report;
+  report.Get("what a shim adds", "ms").values[0] = {-30};
+  report.Get("what a shim adds", "ms").values[1] = {0, 10, 11};
+  // 330 wide, from -30 to 11.
+  EXPECT_THAT(report.Html({}, kNames),
+              ::testing::AllOf(HasSubstr("<rect x='92.0' y='1' width='241.5'"),
+                               HasSubstr("<rect x='333.5' y='20' width='80.5'"),
+                               HasSubstr("x1='333.5' x2='333.5' y1='0' y2='38' class='zero'")));
+}
+
+TEST(BenchReport, BarsOfPositiveValuesBeginAtTheLeft) {
+  Report report;
+  report.Get("State", "µs").values[0] = {4};
+  report.Get("State", "µs").values[1] = {8};
+  const std::string page = report.Html({}, kNames);
+  EXPECT_THAT(page, ::testing::AllOf(HasSubstr("<rect x='92.0' y='1' width='165.0'"),
+                                     HasSubstr("<rect x='92.0' y='20' width='330.0'")));
+  EXPECT_THAT(page, ::testing::Not(HasSubstr("class='zero'")));
+}
+
 }  // namespace
 }  // namespace feather::bench
