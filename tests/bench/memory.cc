@@ -194,8 +194,8 @@ void MeasureManyShims(Bench& bench) {
             (pss - pss_before) / (i - before));
       before = i;
       pss_before = pss;
-      bench.report.AddPoint("Memory of all shims together", "shims, each with one container",
-                            "PSS, MiB", subject.column, i, pss / 1024);
+      bench.report.AddPoint("Memory of a shim", "shims at the same time, each with one container",
+                            "PSS per shim, KiB", subject.column, i, pss / i, Scale::kLogOfFew);
     }
   }
 }

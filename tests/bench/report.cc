@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -52,13 +53,13 @@ Figure& Report::Get(const std::string& name, const std::string& unit, const std:
 }
 
 void Report::AddPoint(const std::string& plot, const std::string& x_axis, const std::string& y_axis,
-                      Column column, double x, double y) {
+                      Column column, double x, double y, Scale scale) {
   for (Curve& curve : curves_)
     if (curve.plot == plot && curve.column == column) {
       curve.points.emplace_back(x, y);
       return;
     }
-  curves_.push_back({plot, x_axis, y_axis, column, {{x, y}}});
+  curves_.push_back({plot, x_axis, y_axis, column, scale, {{x, y}}});
 }
 
 std::vector<std::vector<std::string>> Report::Rows(const std::vector<std::string>& names) const {
@@ -106,42 +107,75 @@ std::string Escape(absl::string_view text) {
   return out;
 }
 
-// Lines over a logarithmic x axis, both axes from their least to their greatest value.
+// From 1, 2 or 5 times a power of ten that is no more than `least` to one that is no less than
+// `most`, with all between them.
+std::vector<double> RoundNumbers(double least, double most) {
+  std::vector<double> numbers;
+  for (double power = std::pow(10, std::floor(std::log10(least)));; power *= 10)
+    for (double number : {power, 2 * power, 5 * power}) {
+      if (number <= least) numbers.clear();
+      numbers.push_back(number);
+      if (number >= most && numbers.size() > 1) return numbers;
+    }
+}
+
 std::string LinePlot(const std::vector<const Curve*>& curves) {
-  double most_x = 1, least_x = 1e300, most_y = 0;
+  // There is no logarithm of 0.
+  constexpr double kLeast = 1e-6;
+  // Few points are told, so that what is at the axes is what was measured.
+  const bool few = curves[0]->scale == Scale::kLogOfFew;
+  std::set<double> xs, ys;
   for (const Curve* curve : curves)
     for (auto [x, y] : curve->points) {
-      most_x = std::max(most_x, x);
-      least_x = std::min(least_x, std::max(x, 1e-6));
-      most_y = std::max(most_y, y);
+      xs.insert(std::max(x, kLeast));
+      ys.insert(std::max(y, kLeast));
     }
-  double span = std::max(std::log(most_x / least_x), 1e-9);
+  std::vector<double> x_ticks(xs.begin(), xs.end()), y_ticks;
+  if (few) {
+    y_ticks = RoundNumbers(*ys.begin(), *ys.rbegin());
+  } else {
+    const double first = *xs.begin(), ratio = *xs.rbegin() / first;
+    x_ticks.clear();
+    for (int i = 0; i <= 4; ++i) {
+      x_ticks.push_back(first * std::pow(ratio, i / 4.0));
+      y_ticks.push_back(*ys.rbegin() * i / 4);
+    }
+  }
+  // How far a value is along its axis, from 0 to 1.
+  auto logarithmic = [](double value, double from, double to) {
+    return from < to ? std::log(std::max(value, from) / from) / std::log(to / from) : 0;
+  };
   auto px = [&](double x) {
-    return kLeft + (kWidth - kLeft - 20) * std::log(std::max(x, least_x) / least_x) / span;
+    return kLeft + (kWidth - kLeft - 20) * logarithmic(x, x_ticks.front(), x_ticks.back());
   };
   auto py = [&](double y) {
-    return kHeight - kBottom - (kHeight - kBottom - 16) * y / std::max(most_y, 1e-9);
+    const double part = few ? logarithmic(y, y_ticks.front(), y_ticks.back()) : y / y_ticks.back();
+    return kHeight - kBottom - (kHeight - kBottom - 16) * part;
   };
   std::string svg = absl::StrFormat("<svg viewBox='0 0 %d %d'>", kWidth, kHeight);
-  for (int i = 0; i <= 4; ++i) {
-    double y = most_y * i / 4;
+  for (double y : y_ticks)
     absl::StrAppendFormat(&svg,
                           "<line x1='%d' x2='%d' y1='%.1f' y2='%.1f' class='grid'/>"
                           "<text x='%d' y='%.1f' text-anchor='end'>%s</text>",
-                          kLeft, kWidth - 20, py(y), py(y), kLeft - 6, py(y) + 4, Number(y));
-    double x = least_x * std::exp(span * i / 4);
+                          kLeft, kWidth - 20, py(y), py(y), kLeft - 6, py(y) + 4,
+                          few ? absl::StrFormat("%g", y) : Number(y));
+  for (double x : x_ticks)
     absl::StrAppendFormat(&svg, "<text x='%.1f' y='%d' text-anchor='middle'>%s</text>", px(x),
-                          kHeight - kBottom + 16, Number(x));
-  }
+                          kHeight - kBottom + 16, few ? absl::StrFormat("%g", x) : Number(x));
   absl::StrAppendFormat(&svg, "<text x='%d' y='%d' text-anchor='middle'>%s</text>",
                         (kLeft + kWidth) / 2, kHeight - 4, Escape(curves[0]->x_axis));
   absl::StrAppendFormat(&svg, "<text x='4' y='11'>%s</text>", Escape(curves[0]->y_axis));
   for (const Curve* curve : curves) {
+    const char* color = kColors[static_cast<int>(curve->column)];
     std::string points;
-    for (auto [x, y] : curve->points) absl::StrAppendFormat(&points, "%.1f,%.1f ", px(x), py(y));
-    absl::StrAppendFormat(&svg,
-                          "<polyline points='%s' fill='none' stroke='%s' stroke-width='2.5'/>",
-                          points, kColors[static_cast<int>(curve->column)]);
+    for (auto [x, y] : curve->points) {
+      absl::StrAppendFormat(&points, "%.1f,%.1f ", px(x), py(y));
+      if (few)
+        absl::StrAppendFormat(&svg, "<circle cx='%.1f' cy='%.1f' r='4' fill='%s'/>", px(x), py(y),
+                              color);
+    }
+    absl::StrAppendFormat(
+        &svg, "<polyline points='%s' fill='none' stroke='%s' stroke-width='2.5'/>", points, color);
   }
   return svg + "</svg>";
 }

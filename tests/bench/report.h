@@ -23,12 +23,17 @@ struct Figure {
   std::vector<double> values[kColumns] = {};
 };
 
-// Points of a line in a plot.
+// Points of a line in a plot, over a logarithmic x axis.
+enum class Scale {
+  kLinear,   // of y, from 0; the points are many
+  kLogOfFew  // of y; each point is marked, and each x told
+};
 struct Curve {
   std::string plot;
   std::string x_axis;
   std::string y_axis;
   Column column;
+  Scale scale;
   std::vector<std::pair<double, double>> points;
 };
 
@@ -42,7 +47,7 @@ class Report {
   Figure& Get(const std::string& name, const std::string& unit, const std::string& goal = "",
               bool more_is_better = false);
   void AddPoint(const std::string& plot, const std::string& x_axis, const std::string& y_axis,
-                Column column, double x, double y);
+                Column column, double x, double y, Scale scale = Scale::kLinear);
 
   // `machine`: lines that say where and of what this is. `names`: of the columns.
   std::string Table(const std::vector<std::string>& machine,
