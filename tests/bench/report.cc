@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <set>
+#include <stdexcept>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -33,6 +35,77 @@ std::string Ratio(const Figure& figure) {
   return absl::StrFormat("%.3g", Median(figure.values[0]) / second);
 }
 
+// What the first column's median is compared with.
+enum class Against {
+  kNumber,  // in the goal
+  kSecond,  // the second column's
+  kBare,    // the bare runtime's
+  kIdle,    // its own of kIdleFigure, the greatest
+  kFirst    // its own of the first figure that has this goal
+};
+constexpr char kIdleFigure[] = "private dirty memory, one idle container";
+
+struct Compared {
+  double own = 0;
+  double than = 0;
+  bool more_is_better = false;
+  std::vector<double> n = {};  // the goal's numbers
+
+  bool NoWorse() const { return more_is_better ? own >= than : own <= than; }
+};
+
+// All goals that there are; # stands for a number.
+struct Goal {
+  absl::string_view words;
+  Against against;
+  bool (*met)(const Compared& c);
+};
+constexpr Goal kGoals[] = {
+    {"#", Against::kNumber, [](const Compared& c) { return c.own == c.n[0]; }},
+    {"under #", Against::kNumber, [](const Compared& c) { return c.own < c.n[0]; }},
+    {"at most #", Against::kNumber, [](const Compared& c) { return c.own <= c.n[0]; }},
+    {"at most 1/#", Against::kSecond, [](const Compared& c) { return c.own * c.n[0] <= c.than; }},
+    {"at most #, and 1/#", Against::kSecond,
+     [](const Compared& c) { return c.own <= c.n[0] && c.own * c.n[1] <= c.than; }},
+    {"at least #", Against::kSecond, [](const Compared& c) { return c.own >= c.n[0] * c.than; }},
+    {"at least # times", Against::kSecond,
+     [](const Compared& c) { return c.own >= c.n[0] * c.than; }},
+    {"at least Go's", Against::kSecond, [](const Compared& c) { return c.NoWorse(); }},
+    {"no worse", Against::kSecond, [](const Compared& c) { return c.NoWorse(); }},
+    {"no slower", Against::kSecond, [](const Compared& c) { return c.NoWorse(); }},
+    {"faster", Against::kSecond, [](const Compared& c) { return c.NoWorse() && c.own != c.than; }},
+    {"less", Against::kSecond, [](const Compared& c) { return c.own < c.than; }},
+    {"bare + #", Against::kBare, [](const Compared& c) { return c.own <= c.than + c.n[0]; }},
+    {"bare + # %", Against::kBare,
+     [](const Compared& c) { return c.own <= c.than * (1 + c.n[0] / 100); }},
+    {"no growth", Against::kIdle, [](const Compared& c) { return c.own <= c.than; }},
+    // A few pages more or less are no trend.
+    {"constant", Against::kFirst,
+     [](const Compared& c) { return std::fabs(c.own - c.than) <= c.than / 10; }},
+};
+
+// Whether this is the text of such a goal; with what stands for each #.
+bool Matches(const char* text, absl::string_view words, std::vector<double>& numbers) {
+  numbers.clear();
+  for (char c : words) {
+    if (c != '#') {
+      if (*text++ != c) return false;
+      continue;
+    }
+    char* end = nullptr;
+    numbers.push_back(strtod(text, &end));
+    if (end == text) return false;
+    text = end;
+  }
+  return *text == '\0';
+}
+
+const Goal* FindGoal(const std::string& text, std::vector<double>& numbers) {
+  for (const Goal& goal : kGoals)
+    if (Matches(text.c_str(), goal.words, numbers)) return &goal;
+  return nullptr;
+}
+
 }  // namespace
 
 double Quantile(std::vector<double> values, double part) {
@@ -48,6 +121,9 @@ Figure& Report::Get(const std::string& name, const std::string& unit, const std:
                     bool more_is_better) {
   for (Figure& figure : figures_)
     if (figure.name == name) return figure;
+  std::vector<double> numbers;
+  if (!goal.empty() && FindGoal(goal, numbers) == nullptr)
+    throw std::invalid_argument(absl::StrCat(name, ": not a goal: ", goal));
   figures_.push_back({.name = name, .unit = unit, .goal = goal, .more_is_better = more_is_better});
   return figures_.back();
 }
@@ -62,12 +138,32 @@ void Report::AddPoint(const std::string& plot, const std::string& x_axis, const 
   curves_.push_back({plot, x_axis, y_axis, column, scale, {{x, y}}});
 }
 
+std::string Report::Verdict(const Figure& figure) const {
+  Compared c{.own = Median(figure.values[0]), .more_is_better = figure.more_is_better};
+  const Goal* goal = FindGoal(figure.goal, c.n);
+  if (goal == nullptr || figure.values[0].empty()) return "";
+  if (goal->against == Against::kSecond || goal->against == Against::kBare) {
+    const Column column = goal->against == Against::kBare ? Column::kBare : Column::kSecond;
+    const std::vector<double>& values = figure.values[static_cast<int>(column)];
+    if (values.empty()) return "";
+    c.than = Median(values);
+  } else if (goal->against != Against::kNumber) {
+    const bool idle = goal->against == Against::kIdle;
+    auto other = std::find_if(figures_.begin(), figures_.end(), [&](const Figure& each) {
+      return idle ? each.name == kIdleFigure : each.goal == figure.goal;
+    });
+    if (other == figures_.end() || other->name == figure.name) return "";
+    c.than = Quantile(other->values[0], idle ? 1 : 0.5);
+  }
+  return goal->met(c) ? "met" : "missed";
+}
+
 std::vector<std::vector<std::string>> Report::Rows(const std::vector<std::string>& names) const {
   std::vector<std::vector<std::string>> rows = {
-      {"figure", "unit", names[0], names[1], "ratio", names[2], "goal"}};
+      {"figure", "unit", names[0], names[1], "ratio", names[2], "goal", ""}};
   for (const Figure& f : figures_)
     rows.push_back({f.name, f.unit, Cell(f.values[0]), Cell(f.values[1]), Ratio(f),
-                    Cell(f.values[2]), f.goal});
+                    Cell(f.values[2]), f.goal, Verdict(f)});
   return rows;
 }
 
@@ -255,8 +351,10 @@ std::string Report::Html(const std::vector<std::string>& machine,
     if (bars.empty()) continue;
     absl::StrAppend(&out, "<div class='card'><h2>", Escape(figure.name), "</h2><p>",
                     Escape(figure.unit), figure.more_is_better ? ", more is better" : "",
-                    figure.goal.empty() ? "" : absl::StrCat("; goal: ", Escape(figure.goal)),
-                    "</p>", bars, "</div>");
+                    figure.goal.empty() ? "" : absl::StrCat("; goal: ", Escape(figure.goal)));
+    if (const std::string verdict = Verdict(figure); !verdict.empty())
+      absl::StrAppend(&out, ", <b>", verdict, "</b>");
+    absl::StrAppend(&out, "</p>", bars, "</div>");
   }
   absl::StrAppend(&out, "</div><table>");
   const std::vector<std::vector<std::string>> rows = Rows(names);

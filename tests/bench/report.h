@@ -18,7 +18,7 @@ inline constexpr int kColumns = 3;
 struct Figure {
   std::string name;
   std::string unit;
-  std::string goal;  // in words; empty: none
+  std::string goal;  // in the words that report.cc knows; empty: none
   bool more_is_better = false;
   std::vector<double> values[kColumns] = {};
 };
@@ -43,7 +43,8 @@ inline double Median(std::vector<double> values) { return Quantile(std::move(val
 
 class Report {
  public:
-  // The figure of that name, made when it is first asked for; they are told in that order.
+  // The figure of that name, made when it is first asked for; they are told in that order. Throws
+  // std::invalid_argument where nobody could tell whether the goal is met.
   Figure& Get(const std::string& name, const std::string& unit, const std::string& goal = "",
               bool more_is_better = false);
   void AddPoint(const std::string& plot, const std::string& x_axis, const std::string& y_axis,
@@ -57,6 +58,8 @@ class Report {
                    const std::vector<std::string>& names) const;
 
  private:
+  // By the medians: "met" or "missed"; empty where there is no goal, or nothing to compare with.
+  std::string Verdict(const Figure& figure) const;
   // Of the table, the first with the titles.
   std::vector<std::vector<std::string>> Rows(const std::vector<std::string>& names) const;
 
