@@ -9,7 +9,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <string>
+#include <system_error>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -48,11 +51,6 @@ UniqueFd KeepProcessorsAwake() {
   const int32_t microseconds = 0;
   if (request && write(request.get(), &microseconds, sizeof microseconds) < 0) request.Reset();
   return request;
-}
-
-std::string NameOf(const std::string& shim) {
-  std::string name = shim.substr(shim.rfind('/') + 1);
-  return std::string(absl::StripPrefix(name, "containerd-shim-"));
 }
 
 std::vector<std::string> DescribeMachine(const Bench& bench) {
@@ -144,14 +142,24 @@ int Main(int argc, char** argv) {
     else
       shims.push_back(argument);
   }
+  if (shims.size() > 2) return fputs(kUsage, stderr), 2;
   if (shims.empty()) shims.push_back(test::ShimUnderTest());
   if (shims.size() == 1)
     for (const char* suite : {"sid", "trixie", "bookworm"})
       if (std::string stock = test::DebianBinary(suite, "containerd-shim-runc-v2");
           !stock.empty() && shims.size() == 1)
         shims.push_back(stock);
-  bench.subjects.push_back({Column::kFirst, NameOf(shims[0]), shims[0]});
-  if (shims.size() > 1) bench.subjects.push_back({Column::kSecond, NameOf(shims[1]), shims[1]});
+  // `start` and `delete` are run in the bundle.
+  for (std::string& shim : shims) {
+    std::error_code error;
+    const std::string absolute = std::filesystem::canonical(shim, error);
+    if (error || access(absolute.c_str(), X_OK) != 0 || std::filesystem::is_directory(absolute))
+      return fprintf(stderr, "%s: cannot be run\n", shim.c_str()), 2;
+    shim = absolute;
+  }
+  const std::vector<std::string> names = ColumnNames(shims);
+  bench.subjects.push_back({Column::kFirst, names[0], shims[0]});
+  if (shims.size() > 1) bench.subjects.push_back({Column::kSecond, names[1], shims[1]});
   // The text of a program that was written a moment ago counts as dirty memory.
   for (const Subject& subject : bench.subjects)
     if (UniqueFd file(open(subject.shim.c_str(), O_RDONLY | O_CLOEXEC)); file) fsync(file.get());

@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 
 namespace feather::bench {
 namespace {
@@ -115,6 +117,25 @@ double Quantile(std::vector<double> values, double part) {
   size_t low = static_cast<size_t>(at);
   size_t high = std::min(low + 1, values.size() - 1);
   return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
+}
+
+std::vector<std::string> ColumnNames(const std::vector<std::string>& shims) {
+  std::vector<std::vector<std::string>> paths;
+  std::vector<std::string> names;
+  for (const std::string& shim : shims) {
+    std::vector<std::string>& path = paths.emplace_back(absl::StrSplit(shim, '/'));
+    std::reverse(path.begin(), path.end());
+    names.emplace_back(absl::StripPrefix(path[0], "containerd-shim-"));
+  }
+  if (names.size() < 2 || names[0] != names[1]) return names;
+  // Of one path there may be more than of the other; both begin with an empty part.
+  for (size_t i = 1; i < std::min(paths[0].size(), paths[1].size()); ++i) {
+    if (paths[0][i] == paths[1][i]) continue;
+    for (size_t j : {0, 1}) absl::StrAppend(&names[j], " (", paths[j][i], ")");
+    return names;
+  }
+  names[1] += " again";
+  return names;
 }
 
 Figure& Report::Get(const std::string& name, const std::string& unit, const std::string& goal,
@@ -285,22 +306,24 @@ std::string Bars(const Figure& figure, const std::vector<std::string>& names) {
     most = std::max(most, Quantile(values, 1));
   }
   if (least == most) return "";
-  auto px = [&](double value) { return 92 + 330 * (value - least) / (most - least); };
+  int left = 92;
+  for (const std::string& name : names) left = std::max(left, 6 * static_cast<int>(name.size()));
+  auto px = [&](double value) { return left + (422 - left) * (value - least) / (most - least); };
   std::string svg;
   int y = 0;
   for (int i = 0; i < kColumns; ++i) {
     const std::vector<double>& values = figure.values[i];
     if (values.empty()) continue;
     const double median = Median(values);
-    absl::StrAppendFormat(&svg,
-                          "<text x='86' y='%d' text-anchor='end'>%s</text>"
-                          "<rect x='%.1f' y='%d' width='%.1f' height='14' fill='%s'/>"
-                          "<line x1='%.1f' x2='%.1f' y1='%d' y2='%d' stroke='#111'/>"
-                          "<text x='%.1f' y='%d'>%s</text>",
-                          y + 12, Escape(names[static_cast<size_t>(i)]), px(std::min(median, 0.0)),
-                          y + 1, std::fabs(px(median) - px(0)), kColors[i], px(Quantile(values, 0)),
-                          px(Quantile(values, 1)), y + 8, y + 8,
-                          px(std::max(Quantile(values, 1), 0.0)) + 6, y + 12, Number(median));
+    absl::StrAppendFormat(
+        &svg,
+        "<text x='%d' y='%d' text-anchor='end'>%s</text>"
+        "<rect x='%.1f' y='%d' width='%.1f' height='14' fill='%s'/>"
+        "<line x1='%.1f' x2='%.1f' y1='%d' y2='%d' stroke='#111'/>"
+        "<text x='%.1f' y='%d'>%s</text>",
+        left - 6, y + 12, Escape(names[static_cast<size_t>(i)]), px(std::min(median, 0.0)), y + 1,
+        std::fabs(px(median) - px(0)), kColors[i], px(Quantile(values, 0)), px(Quantile(values, 1)),
+        y + 8, y + 8, px(std::max(Quantile(values, 1), 0.0)) + 6, y + 12, Number(median));
     y += 19;
   }
   if (least < 0)

@@ -41,6 +41,10 @@ struct Curve {
 double Quantile(std::vector<double> values, double part);
 inline double Median(std::vector<double> values) { return Quantile(std::move(values), 0.5); }
 
+// What the columns of these two programs are called: by their file's names, and where those are the
+// same, also by the nearest directory that differs.
+std::vector<std::string> ColumnNames(const std::vector<std::string>& shims);
+
 class Report {
  public:
   // The figure of that name, made when it is first asked for; they are told in that order. Throws

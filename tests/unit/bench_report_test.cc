@@ -31,6 +31,17 @@ TEST(BenchReport, TableTellsMediansRangesAndRatios) {
                                HasSubstr("| State | µs | 2.00 (1.00–3.00) | 8.00 | 0.25 |")));
 }
 
+TEST(BenchReport, ColumnsHaveDifferentNames) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(ColumnNames({"/a/containerd-shim-feather-v2"}), Names{"feather-v2"});
+  EXPECT_EQ(ColumnNames({"/a/containerd-shim-feather-v2", "/b/containerd-shim-runc-v2"}),
+            (Names{"feather-v2", "runc-v2"}));
+  EXPECT_EQ(ColumnNames({"/home/new/bin/shim", "/home/old/bin/shim"}),
+            (Names{"shim (new)", "shim (old)"}));
+  EXPECT_EQ(ColumnNames({"/usr/bin/shim", "/bin/shim"}), (Names{"shim (usr)", "shim ()"}));
+  EXPECT_EQ(ColumnNames({"/a/shim", "/a/shim"}), (Names{"shim", "shim again"}));
+}
+
 TEST(BenchReport, PageHasTheTable) {
   Report report;
   report.Get("a < b", "µs").values[0] = {3, 1, 2};
