@@ -4,12 +4,15 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <iterator>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -29,6 +32,30 @@ namespace {
 constexpr char kUsage[] =
     "usage: shim_bench [--tiny|--long] [--let-sleep] [--only PART] [--runtime NAME] [--html FILE] "
     "[SHIM [SHIM]]\n";
+
+struct Part {
+  const char* name;
+  void (*measure)(Bench&);
+};
+constexpr Part kParts[] = {
+    {"memory", MeasureMemory},       {"shims", MeasureManyShims}, {"start", MeasureStart},
+    {"lifecycle", MeasureLifecycle}, {"exec", MeasureExec},       {"calls", MeasureCalls},
+    {"peers", MeasurePeers},         {"hang", MeasureHang},       {"parallel", MeasureParallel},
+    {"streams", MeasureStreams},     {"events", MeasureEvents},   {"daemon", MeasureDaemon},
+};
+
+bool IsPart(const std::string& name) {
+  return std::any_of(std::begin(kParts), std::end(kParts),
+                     [&](const Part& part) { return part.name == name; });
+}
+
+int Usage() {
+  fputs(kUsage, stderr);
+  fputs("PART:", stderr);
+  for (const Part& part : kParts) fprintf(stderr, " %s", part.name);
+  fputs("\n", stderr);
+  return 2;
+}
 
 std::string FirstLine(const std::vector<std::string>& argv) {
   test::CommandResult result = test::RunCommand({.argv = argv});
@@ -75,17 +102,6 @@ std::vector<std::string> DescribeMachine(const Bench& bench) {
   return lines;
 }
 
-struct Part {
-  const char* name;
-  void (*measure)(Bench&);
-};
-constexpr Part kParts[] = {
-    {"memory", MeasureMemory},       {"shims", MeasureManyShims}, {"start", MeasureStart},
-    {"lifecycle", MeasureLifecycle}, {"exec", MeasureExec},       {"calls", MeasureCalls},
-    {"peers", MeasurePeers},         {"hang", MeasureHang},       {"parallel", MeasureParallel},
-    {"streams", MeasureStreams},     {"events", MeasureEvents},   {"daemon", MeasureDaemon},
-};
-
 int Run(Bench& bench, const std::string& only, const std::string& html) {
   std::vector<std::string> machine = DescribeMachine(bench);
   bool failed = false;
@@ -105,7 +121,8 @@ int Run(Bench& bench, const std::string& only, const std::string& html) {
                                     "bare runtime"};
   printf("%s", bench.report.Table(machine, names).c_str());
   if (!html.empty()) {
-    Check(WriteFile(html, bench.report.Html(machine, names), 0644), html.c_str());
+    absl::Status written = WriteFile(html, bench.report.Html(machine, names), 0644);
+    if (!written.ok()) return fprintf(stderr, "%s\n", written.ToString().c_str()), 1;
     printf("\n%s\n", html.c_str());
   }
   return failed ? 1 : 0;
@@ -124,7 +141,7 @@ int Main(int argc, char** argv) {
       return DaemonPart(atoi(argv[i + 1]), atoi(argv[i + 2]), at_once);
     }
     bool value = argument == "--only" || argument == "--runtime" || argument == "--html";
-    if (value && i + 1 == argc) return fputs(kUsage, stderr), 2;
+    if (value && i + 1 == argc) return Usage();
     if (argument == "--tiny")
       bench.counts = TinyCounts();
     else if (argument == "--long")
@@ -138,11 +155,14 @@ int Main(int argc, char** argv) {
     else if (argument == "--html")
       html = argv[++i];
     else if (argument[0] == '-')
-      return fputs(kUsage, stderr), 2;
+      return Usage();
     else
       shims.push_back(argument);
   }
-  if (shims.size() > 2) return fputs(kUsage, stderr), 2;
+  if (shims.size() > 2 || (!only.empty() && !IsPart(only))) return Usage();
+  // Rather now than after an hour.
+  if (!html.empty() && !UniqueFd(open(html.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)))
+    return fprintf(stderr, "%s: %s\n", html.c_str(), strerror(errno)), 2;
   if (shims.empty()) shims.push_back(test::ShimUnderTest());
   if (shims.size() == 1)
     for (const char* suite : {"sid", "trixie", "bookworm"})
