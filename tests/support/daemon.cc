@@ -82,12 +82,12 @@ Daemon::Daemon(std::string suite, std::string cri)
     : suite_(std::move(suite)), binaries_(BinaryDirectory(suite_)), cri_(std::move(cri)) {
   static const bool entered = EnterMountNamespace();
   if (!entered) ADD_FAILURE() << "no private mount namespace, errno " << errno;
-  std::string dir = "/tmp/feather-XXXXXX";
+  std::string dir = Getenv("FEATHER_TEST_TMPDIR", "/tmp") + "/feather-XXXXXX";
   if (mkdtemp(dir.data()) == nullptr || mount("tmpfs", dir.c_str(), "tmpfs", 0, nullptr) != 0)
     ADD_FAILURE() << dir << ": errno " << errno;
   directory_ = dir;
   namespace_ =
-      absl::StrCat("feather-test-", getpid(), "-", absl::StripPrefix(dir, "/tmp/feather-"));
+      absl::StrCat("feather-test-", getpid(), "-", dir.substr(dir.rfind('-') + 1));
   for (const char* sub : {"bin", "tmp", "fifo"})
     mkdir(absl::StrCat(directory_, "/", sub).c_str(), 0700);
   std::string filesystems = ReadFile("/proc/filesystems").value_or("");
