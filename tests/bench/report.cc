@@ -80,8 +80,8 @@ constexpr Goal kGoals[] = {
     {"bare + #", Against::kBare, [](const Compared& c) { return c.own <= c.than + c.n[0]; }},
     {"bare + # %", Against::kBare,
      [](const Compared& c) { return c.own <= c.than * (1 + c.n[0] / 100); }},
-    {"no growth", Against::kIdle, [](const Compared& c) { return c.own <= c.than; }},
-    // A few pages more or less are no trend.
+    // A page more is as good as none; a few more or less are no trend.
+    {"no growth", Against::kIdle, [](const Compared& c) { return c.own <= c.than + 4; }},
     {"constant", Against::kFirst,
      [](const Compared& c) { return std::fabs(c.own - c.than) <= c.than / 10; }},
 };

@@ -86,8 +86,7 @@ Daemon::Daemon(std::string suite, std::string cri)
   if (mkdtemp(dir.data()) == nullptr || mount("tmpfs", dir.c_str(), "tmpfs", 0, nullptr) != 0)
     ADD_FAILURE() << dir << ": errno " << errno;
   directory_ = dir;
-  namespace_ =
-      absl::StrCat("feather-test-", getpid(), "-", dir.substr(dir.rfind('-') + 1));
+  namespace_ = absl::StrCat("feather-test-", getpid(), "-", dir.substr(dir.rfind('-') + 1));
   for (const char* sub : {"bin", "tmp", "fifo"})
     mkdir(absl::StrCat(directory_, "/", sub).c_str(), 0700);
   std::string filesystems = ReadFile("/proc/filesystems").value_or("");
