@@ -19,7 +19,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "runtime/base/file.h"
 #include "runtime/base/unique_fd.h"
 #include "tests/bench/bench.h"
@@ -57,13 +60,25 @@ int Usage() {
   return 2;
 }
 
-std::string FirstLine(const std::vector<std::string>& argv) {
-  test::CommandResult result = test::RunCommand({.argv = argv});
-  std::vector<std::string> lines = absl::StrSplit(result.out, '\n', absl::SkipWhitespace());
-  std::string line = lines.empty() ? "" : lines[0];
-  for (const std::string& more : lines)
-    if (more.find("Version:") != more.npos) line = more;
-  return std::string(absl::StripAsciiWhitespace(absl::StripPrefix(line, "  Version:")));
+std::vector<std::string> Lines(const std::vector<std::string>& argv) {
+  return absl::StrSplit(test::RunCommand({.argv = argv}).out, '\n', absl::SkipWhitespace());
+}
+
+// Of a shim: its version and revision, and the version of the Debian package that
+// tests/containerd/fetch has got it from.
+std::string DescribeShim(const std::string& shim) {
+  std::string version, revision;
+  for (const std::string& line : Lines({shim, "-v"})) {
+    absl::string_view rest = absl::StripAsciiWhitespace(line);
+    if (absl::ConsumePrefix(&rest, "Version: "))
+      version = std::string(absl::StripAsciiWhitespace(rest));
+    if (absl::ConsumePrefix(&rest, "Revision: "))
+      revision = absl::StrCat(", revision ", absl::StripAsciiWhitespace(rest));
+  }
+  const std::string fetched = std::filesystem::path(shim).parent_path() / "../../version";
+  std::string package = ReadFile(fetched).value_or("");
+  if (!package.empty()) package = absl::StrCat(", Debian's ", absl::StripAsciiWhitespace(package));
+  return absl::StrCat(version, revision, package);
 }
 
 // While it is held, idle processors poll, as for other measurements of latency: to wake one of a
@@ -90,15 +105,22 @@ std::vector<std::string> DescribeMachine(const Bench& bench) {
     cpu = cpu.substr(0, cpu.find('\n'));
   }
   std::string load = ReadFile("/proc/loadavg").value_or("");
+  // See HurriedGracePeriods.
+  const bool hurried = access("/sys/kernel/rcu_expedited", W_OK) == 0;
+  const std::vector<std::string> runtime =
+      Lines({bench.runtime.empty() ? "runc" : bench.runtime, "--version"});
   std::vector<std::string> lines = {
+      absl::FormatTime("%Y-%m-%d %H:%M UTC", absl::Now(), absl::UTCTimeZone()),
       absl::StrCat(sysconf(_SC_NPROCESSORS_ONLN), " × ", cpu, ", ",
                    sysconf(_SC_PHYS_PAGES) / (1 << 18), " GiB"),
       absl::StrCat("Linux ", kernel.release, " ", kernel.machine),
       absl::StrCat("load before: ", load.substr(0, load.find(' '))),
       absl::StrCat("idle processors ", bench.awake ? "poll" : "sleep"),
-      FirstLine({bench.runtime.empty() ? "runc" : bench.runtime, "--version"})};
+      absl::StrCat("RCU grace periods are ", hurried ? "" : "not ",
+                   "hurried while Create, Start and Delete are measured"),
+      runtime.empty() ? "" : runtime[0]};
   for (const Subject& subject : bench.subjects)
-    lines.push_back(absl::StrCat(subject.name, ": ", FirstLine({subject.shim, "-v"})));
+    lines.push_back(absl::StrCat(subject.name, ": ", DescribeShim(subject.shim)));
   return lines;
 }
 
