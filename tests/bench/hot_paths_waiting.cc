@@ -1,7 +1,9 @@
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -203,9 +205,19 @@ Turn ReapsAProcess() {
   };
 }
 
+// Where there is the privilege, making a container changes the cgroups above its own: here there
+// are none to be seen.
+void HideCgroups() {
+  if (unshare(CLONE_NEWNS) < 0) return;
+  Require(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+              mount("none", "/sys/fs/cgroup", "tmpfs", 0, nullptr) == 0,
+          "hide the cgroups");
+}
+
 // A shim with a container, whose OCI runtime does nothing and whose init is a child that waits.
 struct Shim {
   Shim() {
+    HideCgroups();
     service.Register(methods);
     Pipe input = Require(MakePipe());
     Command init;
