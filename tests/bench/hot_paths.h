@@ -16,8 +16,7 @@ struct Budget {
   int64_t allocations = 0;  // calls of operator new
   int64_t bytes = 0;        // asked of it
   int64_t system_calls = 0;
-  // Of this process' own code. 0: no limit, where it is mostly the C library that copies, in as few
-  // as the processor's widest registers allow.
+  // Of this process' own code. 0: no limit, where it depends on when a signal comes.
   int64_t instructions = 0;
 };
 

@@ -310,6 +310,20 @@ Turn ReadsMetricsV1() {
   };
 }
 
+// Pids, and what is killed with an init: of a container with cgroups of its own.
+Turn ListsPids() {
+  auto files = std::make_shared<Files>();
+  files->Add("cgroup.procs", "1\n2\n3\n");
+  for (const char* below : {"a", "b"}) {
+    std::filesystem::create_directory(files->Path(below));
+    files->Add(absl::StrCat(below, "/cgroup.procs"), "12345\n67890\n");
+  }
+  Cgroup cgroup;
+  cgroup.unified = true;
+  cgroup.path = files->Path("");
+  return [files, cgroup] { Require(Require(CgroupPids(cgroup)).size() == 5, "pids"); };
+}
+
 }  // namespace
 
 std::vector<HotPath> ComputingPaths() {
@@ -334,6 +348,9 @@ std::vector<HotPath> ComputingPaths() {
       {"ReadsARuntimeLog",
        ReadsARuntimeLog,
        {.allocations = 680, .bytes = 26164, .system_calls = 6, .instructions = 1260000}},
+      {"ListsPids",
+       ListsPids,
+       {.allocations = 15, .bytes = 515, .system_calls = 28, .instructions = 13000}},
       {"ReadsMetricsV2",
        ReadsMetricsV2,
        {.allocations = 85, .bytes = 4788, .system_calls = 46, .instructions = 138000}},

@@ -40,34 +40,43 @@ namespace api = containerd::task::v2;
 
 // A process' output on its way through a copier: what is written to one end comes out of the other.
 struct Copying {
-  Copying(UniqueFd source, UniqueFd written, bool terminal) : in(std::move(written)) {
+  Copying(UniqueFd source, UniqueFd written, bool from_terminal) : in(std::move(written)) {
+    if (from_terminal) terminal = source.get();
     Pipe pipe = Require(MakePipe());
     out = std::move(pipe.read);
     Require(SetNonBlocking(source.get()).ok() && SetNonBlocking(pipe.write.get()).ok(), "pipe");
     copier = std::make_shared<Copier>(io, Require(MakeDescriptor(io, std::move(source))),
                                       Require(MakeDescriptor(io, std::move(pipe.write))),
-                                      Copier::Options{.from_terminal = terminal});
+                                      Copier::Options{.from_terminal = from_terminal});
     Spawn(io, copier->Run());
   }
 
   void Copy(const std::string& data, std::string& buffer) {
     Require(write(in.get(), data.data(), data.size()) == ssize_t(data.size()), "write");
+    // The kernel hands over what a terminal has got when it has time.
+    pollfd source = {terminal, POLLIN, 0};
+    if (terminal >= 0) Require(poll(&source, 1, -1) == 1, "poll");
     io.poll();
     Require(read(out.get(), buffer.data(), buffer.size()) == ssize_t(data.size()), "read");
   }
 
   asio::io_context io{1};
   std::shared_ptr<Copier> copier;
+  int terminal = -1;
   UniqueFd in;
   UniqueFd out;
 };
 
-Turn CopiesOutput(size_t size) {
-  Pipe pipe = Require(MakePipe());
-  auto copying = std::make_shared<Copying>(std::move(pipe.read), std::move(pipe.write), false);
+Turn Copies(UniqueFd source, UniqueFd written, bool from_terminal, size_t size) {
+  auto copying = std::make_shared<Copying>(std::move(source), std::move(written), from_terminal);
   return [copying, data = std::string(size, 'x'), buffer = std::string(size, '\0')]() mutable {
     copying->Copy(data, buffer);
   };
+}
+
+Turn CopiesOutput(size_t size) {
+  Pipe pipe = Require(MakePipe());
+  return Copies(std::move(pipe.read), std::move(pipe.write), false, size);
 }
 
 // The terminal leaves what is written as it is: what the kernel makes of lines comes in pieces.
@@ -86,17 +95,7 @@ std::pair<UniqueFd, UniqueFd> OpenTerminal() {
 
 Turn CopiesFromATerminal() {
   auto [master, slave] = OpenTerminal();
-  const int readable = master.get();
-  auto copying = std::make_shared<Copying>(std::move(master), std::move(slave), true);
-  return [copying, readable, line = std::string(100, 'x'),
-          buffer = std::string(100, '\0')]() mutable {
-    Require(write(copying->in.get(), line.data(), line.size()) == ssize_t(line.size()), "write");
-    // The kernel hands it over when it has time.
-    pollfd master_has = {readable, POLLIN, 0};
-    Require(poll(&master_has, 1, -1) == 1, "poll");
-    copying->io.poll();
-    Require(read(copying->out.get(), buffer.data(), buffer.size()) == ssize_t(line.size()), "read");
-  };
+  return Copies(std::move(master), std::move(slave), true, 100);
 }
 
 void RunUntil(asio::io_context& io, const std::function<bool()>& done) {
