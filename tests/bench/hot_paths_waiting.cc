@@ -213,7 +213,7 @@ void HideCgroups() {
           "hide the cgroups");
 }
 
-// A shim with a container, whose OCI runtime does nothing and whose init is a child that waits.
+// A shim with a container, whose OCI runtime only names its init, which is a child that waits.
 struct Shim {
   Shim() {
     HideCgroups();
@@ -225,15 +225,19 @@ struct Shim {
     pid = Require(SpawnProcess(init));
     // It ends with this.
     keeps_init = std::move(input.write);
-    Require(WriteFile(directory.path() + "/init.pid", absl::StrCat(pid), 0644).ok(), "pid file");
+    const std::string script = absl::StrCat(
+        "#!/bin/sh\nuntil [ \"$1\" = --pid-file ]; do shift; done\necho ", pid, " >\"$2\"\n");
+    Require(WriteFile(runtime(), script, 0755).ok(), "the OCI runtime");
   }
+
+  std::string runtime() const { return directory.path() + "/oci-runtime"; }
 
   Async<> Create(bool* created) {
     api::CreateTaskRequest request;
     request.set_id(kLongId);
     request.set_bundle(directory.path());
     containerd::runc::v1::Options options;
-    options.set_binary_name("/bin/true");
+    options.set_binary_name(runtime());
     request.mutable_options()->set_type_url(options.GetTypeName());
     request.mutable_options()->set_value(options.SerializeAsString());
     auto create = Require(methods.Find("containerd.task.v2.Task", "Create"));
