@@ -25,8 +25,10 @@ constexpr Clock::duration kLastTimeout = std::chrono::seconds(60);
 
 constexpr size_t kLongQueue = 64;
 
+constexpr absl::string_view kOom = "containerd.events.TaskOOM";
+
 bool NeverDropped(absl::string_view type) {
-  return type == "containerd.events.TaskExit" || type == "containerd.events.TaskOOM" ||
+  return type == "containerd.events.TaskExit" || type == kOom ||
          type == "containerd.events.TaskDelete";
 }
 
@@ -69,6 +71,7 @@ struct Publisher::Impl {
 
   void GiveUp(const absl::Status& why);
   void MakeRoom();
+  bool WillTellOomOf(const std::string& container) const;
   static Async<> Send(std::shared_ptr<Impl> self);
   static Async<Outcome> SendFirst(std::shared_ptr<Impl> self, Clock::duration timeout);
 
@@ -106,6 +109,13 @@ void Publisher::Impl::MakeRoom() {
              {{"topic", oldest->topic}, {"id", ContainerOfRequest(oldest->request)}});
   --droppable;
   queue.erase(oldest);
+}
+
+// An event waits that says the same.
+bool Publisher::Impl::WillTellOomOf(const std::string& container) const {
+  return std::any_of(queue.rbegin(), queue.rend(), [&container](const Item& item) {
+    return item.topic == "/tasks/oom" && ContainerOfRequest(item.request) == container;
+  });
 }
 
 Async<Publisher::Impl::Outcome> Publisher::Impl::SendFirst(std::shared_ptr<Impl> self,
@@ -192,7 +202,11 @@ void Publisher::Publish(absl::string_view topic, absl::string_view type, std::st
                         absl::Time at) {
   if (impl_->address.empty()) return;
   bool droppable = !NeverDropped(type);
-  if (impl_->queue.size() >= kMaxPending) impl_->MakeRoom();
+  if (impl_->queue.size() >= kMaxPending) {
+    // A container can make any number of these; the others come of what a client has asked for.
+    if (type == kOom && impl_->WillTellOomOf(ContainerOf(event))) return;
+    impl_->MakeRoom();
+  }
   if (impl_->queue.size() >= kMaxPending && droppable) {
     LogWarning("event dropped: containerd has been away too long",
                {{"topic", std::string(topic)}, {"id", ContainerOf(event)}});

@@ -199,6 +199,27 @@ TEST_F(PublisherTest, AQueueFullOfExitsGrowsForExitsOnly) {
   EXPECT_EQ(got.back().topic(), "/delete");
 }
 
+// Its children can be killed for ever.
+TEST_F(PublisherTest, AContainersOomKillsDoNotMakeAFullQueueGrow) {
+  Publisher publisher(io, socket.path(), "k8s.io");
+  const auto publish_oom = [&publisher](const char* container) {
+    containerd::events::TaskOOM oom;
+    oom.set_container_id(container);
+    publisher.Publish("/tasks/oom", "containerd.events.TaskOOM", oom.SerializeAsString());
+  };
+  for (size_t i = 0; i < Publisher::kMaxPending; ++i) publish_oom("a");
+  EXPECT_EQ(publisher.pending(), Publisher::kMaxPending);
+  for (int i = 0; i < 1000; ++i) {
+    publish_oom("a");
+    publish_oom("b");
+  }
+  EXPECT_EQ(publisher.pending(), Publisher::kMaxPending + 1);
+  Serve();
+  Run([](Publisher* p) -> Async<> { EXPECT_TRUE(co_await p->Drain(kLong)); }(&publisher));
+  publish_oom("a");
+  EXPECT_EQ(publisher.pending(), 1u);
+}
+
 TEST_F(PublisherTest, WithoutAnAddressEventsAreDropped) {
   Publisher publisher(io, "", "k8s.io");
   publisher.Publish("/a", kExit, "");
