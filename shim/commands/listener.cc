@@ -41,15 +41,15 @@ absl::Status MakeDirectories(const std::string& path) {
   }
 }
 
-// Whoever else may write into the directory could put a socket of his own in the place of a shim's.
+// Whoever else may write into the directory could put a socket of his own in the place of a shim's,
+// and with a sticky bit before there is one: the names can be foretold.
 absl::Status CheckDirectory(int fd, const std::string& directory) {
   struct stat status;
   if (fstat(fd, &status) < 0) return ErrnoError(errno, absl::StrCat("stat ", directory));
   if (status.st_uid != geteuid() && status.st_uid != 0)
     return absl::PermissionDeniedError(
         absl::StrCat("socket directory ", directory, " belongs to user ", status.st_uid));
-  bool others_write = (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;
-  if (others_write && (status.st_mode & S_ISVTX) == 0)
+  if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0)
     return absl::PermissionDeniedError(
         absl::StrCat("other users may write into socket directory ", directory));
   return absl::OkStatus();

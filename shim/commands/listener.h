@@ -14,7 +14,7 @@ namespace feather {
 // for the moment between bind(2) and listen(2): during that its maker holds a shared lock on the
 // directory, so that nobody takes it for what a killed shim has left. Made 0600, in a directory
 // that is made 0700. One that is there must be this user's or root's, and nobody else's to write
-// into (but with the sticky bit): PermissionDenied.
+// into: PermissionDenied.
 
 // A socket that listens at `path`, or an invalid descriptor when another process serves there (a
 // busy one, with its backlog full, included). What a dead process left there is replaced.

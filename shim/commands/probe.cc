@@ -55,6 +55,7 @@ Heard Listen(int fd) {
     if (heard.bytes.size() >= ttrpc::kHeaderSize) {
       ttrpc::FrameHeader header = ttrpc::DecodeHeader(heard.bytes.data());
       if (header.type != ttrpc::kResponse || header.stream != 1 ||
+          header.length > ttrpc::kMaxPayload ||
           heard.bytes.size() >= ttrpc::kHeaderSize + header.length)
         return heard;
     }

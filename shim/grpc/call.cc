@@ -1,10 +1,13 @@
 #include "shim/grpc/call.h"
 
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/base/no_memory.h"
+#include "runtime/base/status.h"
 #include "runtime/base/utf8.h"
 #include "shim/rpc/run.h"
 
@@ -89,22 +92,28 @@ Async<> Answer(std::shared_ptr<Completions> completions, std::shared_ptr<Call> c
   --*answering;
 }
 
+Async<absl::StatusOr<std::string>> RunMethod(std::shared_ptr<Completions> completions,
+                                             std::shared_ptr<Call> call,
+                                             std::shared_ptr<const rpc::Method> method) {
+  auto stream = std::make_shared<Stream>(completions, call, method->client_streams);
+  if (!method->unary)
+    co_return co_await rpc::RunStream(method, MakeContext(*call), std::move(stream));
+  absl::StatusOr<std::optional<std::string>> request = co_await stream->Receive();
+  CO_RETURN_IF_ERROR(request.status());
+  if (!*request) co_return absl::InternalError("the call ended without a request");
+  co_return co_await rpc::RunUnary(method, MakeContext(*call), **std::move(request));
+}
+
 }  // namespace
 
 Async<> RunCall(std::shared_ptr<Completions> completions, std::shared_ptr<Call> call,
                 std::shared_ptr<const rpc::Method> method, std::shared_ptr<int> answering) {
-  auto stream = std::make_shared<Stream>(completions, call, method->client_streams);
   absl::StatusOr<std::string> result = std::string();
-  if (method->unary) {
-    absl::StatusOr<std::optional<std::string>> request = co_await stream->Receive();
-    if (!request.ok())
-      result = request.status();
-    else if (!*request)
-      result = absl::InternalError("the call ended without a request");
-    else
-      result = co_await rpc::RunUnary(method, MakeContext(*call), **std::move(request));
-  } else {
-    result = co_await rpc::RunStream(method, MakeContext(*call), std::move(stream));
+  // A call that is not finished would be waited for without end.
+  try {
+    result = co_await RunMethod(completions, call, method);
+  } catch (const std::bad_alloc&) {
+    result = NoMemoryError();
   }
   co_await Answer(completions, std::move(call), std::move(result), !method->server_streams,
                   std::move(answering));

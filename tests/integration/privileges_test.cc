@@ -1,11 +1,17 @@
 // The shim serves without effective capabilities, and yet does everything that needs them, for
 // whatever user's files and processes; what it was started with reaches the containers unchanged.
 
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <cstdint>
+#include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -123,6 +129,39 @@ TEST_F(Privileges, AContainerSeesWhatItSeesUnderTheStockShim) {
     }
     EXPECT_THAT(expected, HasSubstr("CapBnd")) << patch;
     EXPECT_EQ(SeenInContainer(New("a", options)), expected) << patch;
+  }
+}
+
+// A bounding set without CAP_SYS_TIME, no_new_privs and a filter that allows everything, as a
+// service manager gives them to containerd.
+TEST_F(Privileges, WhatTheShimIsConfinedToConfinesItsContainers) {
+  const std::string confine =
+      absl::StrCat("$f = pack(\"S C C L\", ", BPF_RET | BPF_K, ", 0, 0, ", SECCOMP_RET_ALLOW,
+                   "); $p = pack(\"S x6 P\", 1, $f); for ([", PR_CAPBSET_DROP, ", ", CAP_SYS_TIME,
+                   "], [", PR_SET_NO_NEW_PRIVS, ", 1], [", PR_SET_SECCOMP, ", ",
+                   SECCOMP_MODE_FILTER, ", $p]) { syscall(", SYS_prctl,
+                   ", $_->[0], $_->[1], $_->[2] // 0, 0, 0) == 0 or die $! } exec @ARGV");
+  settings_.shim = WriteRuntime(
+      "confined", absl::StrCat("exec perl -e '", confine, "' ", ShimUnderTest(), " \"$@\"\n"));
+  ContainerOptions options = Shell(absl::StrCat(kPrivileges, "; echo end; exec sleep 1000"));
+  options.spec.patch = R"({"process": {"noNewPrivileges": false, "capabilities": {
+      "bounding": ["CAP_KILL", "CAP_SYS_TIME"]}}})";
+  Container& first = New("first");
+  ASSERT_THAT(first.Run(), IsOk());
+  task::ConnectRequest connect;
+  connect.set_id(first.id());
+  auto connected = first.Call<task::ConnectResponse>("Connect", connect);
+  ASSERT_THAT(connected, IsOk());
+  const std::string shim = *ReadFile(absl::StrCat("/proc/", connected->shim_pid(), "/status"));
+  EXPECT_THAT(first.KillAndRemove(), IsOk());
+  const std::string container = SeenInContainer(New("a", options));
+  constexpr uint64_t kSysTime = uint64_t{1} << CAP_SYS_TIME;
+  for (const std::string& status : {shim, container, container.substr(container.find("exec:"))}) {
+    EXPECT_EQ(StatusLine(status, "NoNewPrivs"), "1") << status;
+    EXPECT_EQ(StatusLine(status, "Seccomp_filters"), "1") << status;
+    const uint64_t bounding = std::stoull(StatusLine(status, "CapBnd"), nullptr, 16);
+    EXPECT_EQ(bounding & kSysTime, 0u) << status;
+    EXPECT_NE(bounding & (uint64_t{1} << CAP_KILL), 0u) << status;
   }
 }
 
