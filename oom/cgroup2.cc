@@ -191,7 +191,8 @@ class Cgroup2State : public std::enable_shared_from_this<Cgroup2State> {
   void ReadParent() {
     if (!parent_.is_open()) return;
     const Content events = ReadAgain(parent_.native_handle());
-    if (events.error == 0) return siblings_.Remember(ParseCounters(events.text).oom_kill);
+    if (events.error == 0)
+      return siblings_.Remember(ParseCounters(events.text).oom_kill, Clock::now());
     asio::error_code ignored;
     parent_.close(ignored);
   }

@@ -5,6 +5,8 @@
 #include <optional>
 #include <string>
 
+#include "runtime/base/async.h"
+
 namespace feather::oom {
 
 // Tells how many kills a cgroup2 had had when it went away, from the oom_kill counters of its
@@ -19,8 +21,9 @@ class Siblings {
 
   // Call it before each reading of the cgroup's own counter, so that a kill between the two is in
   // one of them. `parent`: the parent's oom_kill, just read. Only if it has changed each child is
-  // read.
-  void Remember(uint64_t parent);
+  // read, and not soon again: where each of many siblings has a watch (below system.slice, say) a
+  // kill has all of them read all. What is older tells as much, unless a sibling has gone since.
+  void Remember(uint64_t parent, Clock::time_point now);
 
   // After the cgroup has gone: its oom_kill, told from the others' kills since the last Remember;
   // nullopt where it cannot be told.
@@ -37,6 +40,7 @@ class Siblings {
   std::string parent_;
   std::string name_;
   std::optional<Reading> remembered_;  // always with name_ among the children
+  Clock::time_point next_;             // reading, not before
 };
 
 }  // namespace feather::oom

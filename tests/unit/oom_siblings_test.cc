@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -39,10 +40,13 @@ class OomSiblings : public testing::Test {
                     .ok());
   }
   void Remove(const std::string& name) { fs::remove_all(parent_ / name); }
-  void Remember(Siblings& siblings) {
-    siblings.Remember(ParseCounters(ReadPath(parent_ / "memory.events").text).oom_kill);
+  // A second after the one before.
+  void Remember(Siblings& siblings, Clock::duration later = std::chrono::seconds(1)) {
+    now_ += later;
+    siblings.Remember(ParseCounters(ReadPath(parent_ / "memory.events").text).oom_kill, now_);
   }
 
+  Clock::time_point now_;
   fs::path parent_;
   std::optional<Siblings> siblings_;
 };
@@ -91,6 +95,38 @@ TEST_F(OomSiblings, ASiblingThatIsGoneWithoutAnyKillMakesNoDoubtLater) {
   Kills("ours", 1);
   Remember(*siblings_);
   Kills("", 2);
+  Remove("ours");
+  EXPECT_EQ(siblings_->LastCount(), 2u);
+}
+
+// All of them have a watch, and whatever one reads so has been read by all.
+TEST_F(OomSiblings, ManySiblingsAreReadNowAndThenAndWhatIsOlderTellsAsMuch) {
+  for (int i = 0; i < 98; ++i) Kills(absl::StrCat("more", i), 0);
+  Kills("", 1);
+  Kills("ours", 1);
+  Remember(*siblings_);
+  Kills("", 3);
+  Kills("ours", 2);
+  Kills("other", 1);
+  Remember(*siblings_);
+  // Had they been read, it would not matter that one has gone.
+  Siblings copy = *siblings_;
+  Kills("", 5);
+  Remove("ours");
+  EXPECT_EQ(siblings_->LastCount(), 4u);
+  Remove("other");
+  EXPECT_EQ(copy.LastCount(), std::nullopt);
+}
+
+TEST_F(OomSiblings, ManySiblingsAreReadAgainAfterAPause) {
+  for (int i = 0; i < 98; ++i) Kills(absl::StrCat("more", i), 0);
+  Kills("", 1);
+  Kills("ours", 1);
+  Remember(*siblings_);
+  Kills("", 2);
+  Remove("other");
+  Remember(*siblings_, std::chrono::seconds(3));
+  Kills("", 3);
   Remove("ours");
   EXPECT_EQ(siblings_->LastCount(), 2u);
 }
