@@ -29,8 +29,8 @@ namespace feather::oom {
 
 inline constexpr Clock::duration kPatience = std::chrono::milliseconds(100);
 
-// /dev/kmsg at the first record; invalid where that is no kernel's log, or may not be read (not asked
-// for again, if it is a policy that does not let this process).
+// /dev/kmsg at the first record; invalid where that is no kernel's log, or may not be read (not
+// asked for again, if it is a policy that does not let this process).
 UniqueFd OpenKernelLog();
 // The longest record (CONSOLE_EXT_LOG_MAX).
 inline constexpr size_t kLongestRecord = 8192;
