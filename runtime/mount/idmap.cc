@@ -40,27 +40,6 @@ absl::StatusOr<UniqueFd> MapAndOpen(pid_t pid, const std::string& uid_lines,
   return OpenFile(proc + "/ns/user", O_RDONLY);
 }
 
-// A detached copy of the mount at `path`, idmapped.
-absl::StatusOr<UniqueFd> IdMappedCopy(const std::string& path, bool recursive, uint64_t attributes,
-                                      const MountOptions& options) {
-  ASSIGN_OR_RETURN(UniqueFd user_namespace, MakeUserNamespace(options.uid_map, options.gid_map));
-  unsigned int depth = recursive ? AT_RECURSIVE : 0;
-  UniqueFd tree(open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | depth));
-  if (!tree) return ErrnoError(errno, absl::StrCat("open_tree ", path));
-  struct mount_attr attr = {};
-  attr.attr_set = MOUNT_ATTR_IDMAP | attributes;
-  attr.userns_fd = static_cast<uint64_t>(user_namespace.get());
-  if (mount_setattr(tree.get(), "", AT_EMPTY_PATH | depth, &attr, sizeof attr) < 0)
-    return ErrnoError(errno, absl::StrCat("idmap ", path));
-  return tree;
-}
-
-absl::Status Attach(int tree, const std::string& path) {
-  if (move_mount(tree, "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0)
-    return ErrnoError(errno, absl::StrCat("move_mount ", path));
-  return absl::OkStatus();
-}
-
 // Whether a lower directory lies in another mount than `parent` does. Copying all mounts below the
 // parent regardless would fail for those that cannot be idmapped.
 absl::StatusOr<bool> LayersAreMounts(const std::string& parent,
@@ -96,11 +75,26 @@ absl::StatusOr<UniqueFd> MakeUserNamespace(const std::string& uid_map, const std
   return opened;
 }
 
-absl::Status IdMapMount(const std::string& target, bool recursive, const MountOptions& options) {
-  ASSIGN_OR_RETURN(UniqueFd tree, IdMappedCopy(target, recursive, 0, options));
-  if (umount2(target.c_str(), MNT_DETACH) < 0)
-    return ErrnoError(errno, absl::StrCat("umount ", target));
-  return Attach(tree.get(), target);
+absl::StatusOr<UniqueFd> IdMappedCopy(const std::string& path, const std::string& name,
+                                      bool recursive, const MountOptions& options,
+                                      uint64_t attributes) {
+  ASSIGN_OR_RETURN(UniqueFd user_namespace, MakeUserNamespace(options.uid_map, options.gid_map));
+  unsigned int depth = recursive ? AT_RECURSIVE : 0;
+  UniqueFd tree(open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | depth));
+  if (!tree) return ErrnoError(errno, absl::StrCat("open_tree ", name));
+  struct mount_attr attr = {};
+  attr.attr_set = MOUNT_ATTR_IDMAP | attributes;
+  attr.userns_fd = static_cast<uint64_t>(user_namespace.get());
+  if (mount_setattr(tree.get(), "", AT_EMPTY_PATH | depth, &attr, sizeof attr) < 0)
+    return ErrnoError(errno, absl::StrCat("idmap ", name));
+  return tree;
+}
+
+absl::Status AttachMount(int tree, const std::string& path, const std::string& name) {
+  if (move_mount(tree, "", AT_FDCWD, path.c_str(),
+                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS) < 0)
+    return ErrnoError(errno, absl::StrCat("move_mount ", name));
+  return absl::OkStatus();
 }
 
 absl::Status IdMappedLayers::Mount(MountOptions& options) {
@@ -108,13 +102,14 @@ absl::Status IdMappedLayers::Mount(MountOptions& options) {
   std::string parent = CommonParent(layers);
   if (parent.empty()) return absl::UnknownError("lower directories have no common parent to idmap");
   ASSIGN_OR_RETURN(bool recursive, LayersAreMounts(parent, layers));
-  ASSIGN_OR_RETURN(UniqueFd tree, IdMappedCopy(parent, recursive, MOUNT_ATTR_RDONLY, options));
+  ASSIGN_OR_RETURN(UniqueFd tree,
+                   IdMappedCopy(parent, parent, recursive, options, MOUNT_ATTR_RDONLY));
   const char* temporary = getenv("TMPDIR");
   std::string directory = absl::StrCat(
       temporary != nullptr && *temporary == '/' ? temporary : "/tmp", "/ovl-idmappedXXXXXX");
   if (mkdtemp(directory.data()) == nullptr) return ErrnoError(errno, "mkdtemp " + directory);
   directory_ = directory;
-  RETURN_IF_ERROR(Attach(tree.get(), directory_));
+  RETURN_IF_ERROR(AttachMount(tree.get(), directory_, directory_));
   mounted_ = true;
   MoveLowerdirs(options, parent, directory_);
   return absl::OkStatus();

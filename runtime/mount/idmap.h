@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,14 @@ namespace feather {
 // A user namespace with these maps ("container:host:size,…"), held by its descriptor alone.
 absl::StatusOr<UniqueFd> MakeUserNamespace(const std::string& uid_map, const std::string& gid_map);
 
-// Idmaps what is mounted at `target`, with all below it if `recursive`. The kernel only does that
-// to a mount that nobody can see yet: an idmapped copy takes the mount's place.
-absl::Status IdMapMount(const std::string& target, bool recursive, const MountOptions& options);
+// A detached, idmapped copy of the mount at `path`, with all below it if `recursive`: the kernel
+// idmaps only what nobody can see yet. `name`: what the error texts call it. `attributes`: of
+// mount_setattr(2).
+absl::StatusOr<UniqueFd> IdMappedCopy(const std::string& path, const std::string& name,
+                                      bool recursive, const MountOptions& options,
+                                      uint64_t attributes = 0);
+// Mounts such a copy.
+absl::Status AttachMount(int tree, const std::string& path, const std::string& name);
 
 // While it lives, the lower directories in `options` of an overlay name a temporary, read-only,
 // idmapped mount of their common parent. The overlay does not need it any more once it is mounted.

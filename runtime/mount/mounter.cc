@@ -180,7 +180,18 @@ class Mounter {
         return MountError(mount_, target_.name, "", flags, errno);
     }
     if (!options_.idmapped()) return absl::OkStatus();
-    return IdMapMount(target_.name, (options_.flags & MS_REC) != 0, options_);
+    return IdMap();
+  }
+
+  // A copy takes the mount's place.
+  absl::Status IdMap() {
+    const bool recursive = (options_.flags & MS_REC) != 0;
+    ASSIGN_OR_RETURN(UniqueFd tree, IdMappedCopy(target_.path, target_.name, recursive, options_));
+    if (umount2(target_.path.c_str(), MNT_DETACH) < 0)
+      return ErrnoError(errno, absl::StrCat("umount ", target_.name));
+    // What it covered.
+    ASSIGN_OR_RETURN(target_, Resolve(rootfs_, mount_.target));
+    return AttachMount(tree.get(), target_.path, target_.name);
   }
 
   const Mount& mount_;
