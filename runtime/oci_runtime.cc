@@ -37,6 +37,7 @@ struct Child {
 
   asio::posix::stream_descriptor pipe;  // stdout and stderr; closed: not captured, or at its end
   std::string output;
+  std::unique_ptr<Launch> launch;
   Event ended;
   Exit exit;
 };
@@ -187,11 +188,14 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
     if (invocation.stdio[i] >= 0)
       command.fds.emplace_back(invocation.stdio[i], static_cast<int>(i));
 
-  auto pid = SpawnProcess(command);
-  // go-runc adds ": <nil>" here when the command would have been captured.
-  if (!pid.ok()) co_return absl::UnknownError(pid.status().message());
-  Running running{*pid, *child};
-  reaper_.Watch(*pid, [child](const Exit& exit) {
+  // go-runc adds ": <nil>" to this, and to what is wrong with the launch, when the command would
+  // have been captured.
+  auto launch = Launch::Begin(std::move(command));
+  if (!launch.ok()) co_return absl::UnknownError(launch.status().message());
+  child->launch = *std::move(launch);
+  const pid_t pid = child->launch->pid();
+  Running running{pid, *child};
+  reaper_.Watch(pid, [child](const Exit& exit) {
     child->exit = exit;
     child->ended.Set();
     asio::error_code ignored;
@@ -201,10 +205,12 @@ Async<absl::Status> OciRuntime::Execute(Invocation invocation) {
   if (invocation.started) invocation.started();
   if (invocation.useless) {
     auto executor = co_await asio::this_coro::executor;
-    Spawn(executor, EndUseless(child, *pid, std::move(invocation.useless)));
+    Spawn(executor, EndUseless(child, pid, std::move(invocation.useless)));
   }
   co_await AwaitEnd(child);
   running.pid = 0;
+  if (absl::Status launched = child->launch->status(); !launched.ok())
+    co_return absl::UnknownError(launched.message());
   if (child->exit.status == 0) co_return absl::OkStatus();
   co_return absl::UnknownError(absl::StrCat(config_.binary, kFailed, child->exit.status,
                                             invocation.capture ? ": " : "", child->output));

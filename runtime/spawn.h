@@ -2,10 +2,12 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace feather {
@@ -30,17 +32,40 @@ struct Command {
 // This process' environment without NOTIFY_SOCKET, which is what an OCI runtime gets.
 std::vector<std::string> InheritedEnvironment();
 
-// Creates a child with vfork semantics (one process, one small stack, no copied page tables: this
-// process stands still until the exec) and executes. Returns its pid once exec succeeded; Watch it
-// before the loop runs again.
-//
-// A failed exec is an error whose text has Go's form, `exec: "name": executable file not found in
-// $PATH` (NotFound), `fork/exec /path: permission denied`, and leaves no child: it has been reaped
-// here. Out of processes, memory or descriptors: ResourceExhausted.
+// A child that is on its way to its program, beside this process and in its memory: to look for the
+// program, to enter the working directory and to execute take as long as the file systems they are
+// on, which may be for ever, and must not hold up a loop.
 //
 // In the child: every signal at its default and none blocked (also those the caller ignores,
 // SIGPIPE), PDEATHSIG set and the parent checked again, exactly the named descriptors, and the
 // namespaces in which this process began (runtime/base/home_namespaces.h).
+class Launch {
+ public:
+  // No child on error. Out of processes, memory or descriptors: ResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<Launch>> Begin(Command command);
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+  // To be kept until the child is known to have executed its program, or to have ended: else this
+  // kills it, and waits until it has left.
+  ~Launch();
+
+  // Watch it before the loop runs again.
+  pid_t pid() const;
+  // Of a child that has ended: why its program could not be executed; OK if it was. The text has
+  // Go's form, `exec: "name": executable file not found in $PATH` (NotFound), `fork/exec /path:
+  // permission denied`.
+  absl::Status status() const;
+
+ private:
+  friend absl::StatusOr<pid_t> SpawnProcess(const Command& command);
+  struct Impl;
+  Launch();
+  std::unique_ptr<Impl> impl_;
+};
+
+// The same, for a caller that may stand still until the child has executed (CLONE_VFORK). Returns
+// its pid once exec succeeded; an error, which is the launch's, leaves no child: it has been reaped
+// here.
 absl::StatusOr<pid_t> SpawnProcess(const Command& command);
 
 }  // namespace feather

@@ -16,7 +16,6 @@
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/io/fifo.h"
-#include "runtime/spawn.h"
 
 namespace feather {
 namespace {
@@ -51,6 +50,8 @@ Async<absl::StatusOr<std::shared_ptr<Logger>>> Logger::Start(asio::io_context& i
   if (status.ok()) {
     absl::StatusOr<bool> called = co_await ReadReadyByte(*ready, Clock::now() + limits.open);
     status = called.status();
+    // Either the program has the other end, or there is no child any more.
+    if (status.ok()) status = logger->launch_->status();
     if (status.ok() && !*called && uri.scheme == "binary-v2")
       status = absl::UnknownError(
           "logging binary did not call ready (it may have crashed or exited prematurely)");
@@ -59,6 +60,7 @@ Async<absl::StatusOr<std::shared_ptr<Logger>>> Logger::Start(asio::io_context& i
     co_await logger->End(/*terminate=*/true);
     co_return status;
   }
+  logger->launch_.reset();
   co_return logger;
 }
 
@@ -92,7 +94,8 @@ absl::StatusOr<UniqueFd> Logger::Spawn(Reaper& reaper, const StdioUri& uri,
       {streams_[0].loggers.get(), 3}, {streams_[1].loggers.get(), 4}, {ready.write.get(), 5}};
   // A logger outlives a shim that is killed: its container may have more to say.
   command.die_with_parent = false;
-  ASSIGN_OR_RETURN(pid_, SpawnProcess(command));
+  ASSIGN_OR_RETURN(launch_, Launch::Begin(std::move(command)));
+  pid_ = launch_->pid();
   reaper.Watch(pid_, [self = shared_from_this()](const Exit&) { self->exited_.Set(); });
   for (Stream& stream : streams_) stream.loggers.Reset();
   return std::move(ready.read);

@@ -12,6 +12,7 @@
 #include "runtime/io/stdio.h"
 #include "runtime/io/stdio_uri.h"
 #include "runtime/reaper.h"
+#include "runtime/spawn.h"
 
 namespace feather {
 
@@ -59,6 +60,7 @@ class Logger : public std::enable_shared_from_this<Logger> {
   const StdioLimits limits_;
   std::array<Stream, 2> streams_;
   std::string container_;
+  std::unique_ptr<Launch> launch_;  // until it is ready
   pid_t pid_ = 0;
   Event exited_;
 };

@@ -177,8 +177,9 @@ Turn SpawnsAProcess() {
   command.argv = {"/bin/true"};
   command.env = {"PATH=/usr/bin:/bin", "LANG=C"};
   return [command] {
-    pid_t pid = Require(SpawnProcess(command));
-    Require(waitpid(pid, nullptr, 0) == pid, "wait");
+    auto launch = Require(Launch::Begin(command));
+    Require(waitpid(launch->pid(), nullptr, 0) == launch->pid(), "wait");
+    Require(launch->status().ok(), "launch");
   };
 }
 
@@ -296,7 +297,7 @@ std::vector<HotPath> WaitingPaths() {
        {.allocations = 73, .bytes = 8795, .system_calls = 11, .instructions = 51700}},
       {"SpawnsAProcess",
        SpawnsAProcess,
-       {.allocations = 3, .bytes = 64, .system_calls = 9, .instructions = 1240}},
+       {.allocations = 10, .bytes = 8795, .system_calls = 9, .instructions = 3320}},
       {"ReapsAProcess", ReapsAProcess, {.allocations = 3, .bytes = 177, .system_calls = 13}},
   };
 }

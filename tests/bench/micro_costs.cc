@@ -5,7 +5,9 @@
 //                       --combine-dumps=yes --collect-atstart=no --callgrind-out-file=FILE
 
 #include <malloc.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -16,6 +18,7 @@
 #else
 #define CALLGRIND_TOGGLE_COLLECT
 #define CALLGRIND_DUMP_STATS_AT(name)
+#define RUNNING_ON_VALGRIND 0
 #endif
 
 #include <cstdio>
@@ -54,6 +57,19 @@ void operator delete(void* memory) noexcept { free(memory); }
 void operator delete(void* memory, size_t) noexcept { free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { free(memory); }
 void operator delete(void* memory, size_t, std::align_val_t) noexcept { free(memory); }
+
+// Valgrind knows of no child in this memory but one that this process stands still for.
+extern "C" int __clone(int (*function)(void*), void* stack, int flags, void* argument, ...);
+extern "C" int clone(int (*function)(void*), void* stack, int flags, void* argument, ...) {
+  va_list rest;
+  va_start(rest, argument);
+  auto* parent_tid = va_arg(rest, pid_t*);
+  auto* tls = va_arg(rest, void*);
+  auto* child_tid = va_arg(rest, pid_t*);
+  va_end(rest);
+  if (RUNNING_ON_VALGRIND) flags |= CLONE_VFORK;
+  return __clone(function, stack, flags, argument, parent_tid, tls, child_tid);
+}
 
 namespace feather::bench {
 namespace {

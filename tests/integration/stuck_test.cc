@@ -305,6 +305,46 @@ TEST_F(Stuck, ARootfsOnADeadFileSystemHoldsItsOwnContainerUpOnly) {
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
+// To look for a program, to open and to execute it may hang, before it does anything.
+TEST_F(Stuck, AProgramOnADeadFileSystemHoldsItsOwnContainerUpOnly) {
+  StartWitness();
+  for (const std::string what : {"runtime", "logger"}) {
+    DeadFileSystem dead;
+    if (!dead.usable()) GTEST_SKIP() << "no FUSE here";
+    const std::string program = dead.path() + "/program";
+    Container& other = NewMember("other-" + what);
+    ASSERT_THAT(other.Run(), IsOk());
+    Container& c = NewMember(what);
+    auto request = c.CreateRequest();
+    if (what == "logger") {
+      request.set_stdout("binary://" + program);
+      request.set_stderr("");
+    } else {
+      containerd::runc::v1::Options options = ctrd().RuncOptions();
+      options.set_binary_name(program);
+      request.mutable_options()->set_value(options.SerializeAsString());
+    }
+    Remember();
+    auto created = c.Send<task::CreateTaskResponse>("Create", request);
+    EXPECT_THAT(witness_->State(), IsOk());
+    ASSERT_TRUE(RunUntil([&] { return ChildrenOfTheShim().size() > children_; }));
+    ExpectServed(c, absl::StrCat("its ", what, "'s file system is dead").c_str());
+    // The child that hangs holds nothing of others.
+    EXPECT_THAT(other.Kill(SIGKILL), IsOk());
+    EXPECT_THAT(other.Wait(), IsOk());
+    EXPECT_TRUE(RunUntil([&] { return other.stdio().out->eof(); }));
+    EXPECT_FALSE(created.done());
+    dead.End();
+    EXPECT_THAT(created.Get(), IsError(kUnknown, "fork/exec " + program)) << what;
+    EXPECT_THAT(other.Remove(), IsOk());
+    --children_;
+    c.Disconnect();
+    EXPECT_THAT(c.RemoveBundle(), IsOk());
+    ExpectUnharmed("a dead file system");
+  }
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
 TEST_F(Stuck, AFileThatHangsHoldsItsOwnOutputUpOnly) {
   StartWitness();
   for (const bool terminal : {false, true}) {

@@ -158,8 +158,14 @@ void operator delete[](void* memory, size_t, std::align_val_t) noexcept { Free(m
 // The sanitizer takes every clone(2) for a fork. After one that runs in its parent's memory
 // (runtime/spawn.cc) it would hold the parent's thread for the child, and look at it no more.
 extern "C" int clone(int (*function)(void*), void* stack, int flags, void* argument, ...) {
-  if ((flags & (CLONE_VM | CLONE_VFORK)) != (CLONE_VM | CLONE_VFORK)) abort();
-  return __clone(function, stack, flags, argument);
+  if ((flags & CLONE_VM) == 0) abort();
+  va_list rest;
+  va_start(rest, argument);
+  auto* parent_tid = va_arg(rest, pid_t*);
+  auto* tls = va_arg(rest, void*);
+  auto* child_tid = va_arg(rest, pid_t*);
+  va_end(rest);
+  return __clone(function, stack, flags, argument, parent_tid, tls, child_tid);
 }
 
 // What happened before an operation of gRPC's was begun has happened before its completion is told.

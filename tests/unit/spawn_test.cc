@@ -127,6 +127,41 @@ TEST(Spawn, ReportsAFailedExecAndLeavesNoChild) {
   }
 }
 
+TEST(Launch, TellsWhyThereIsNoProgramWhenTheChildHasEnded) {
+  const std::vector<std::pair<Command, std::string>> cases = [] {
+    std::vector<std::pair<Command, std::string>> result(3);
+    result[0].first.argv = {"/no/such/file"};
+    result[0].second = "fork/exec /no/such/file: no such file or directory";
+    result[1].first.argv = {"no-such-runtime"};
+    result[1].first.env = {"PATH=/usr/bin:/bin"};
+    result[1].second = "exec: \"no-such-runtime\": executable file not found in $PATH";
+    result[2].first = Shell("true");
+    result[2].first.working_directory = "/no/such";
+    result[2].second = "chdir /no/such: no such file or directory";
+    return result;
+  }();
+  for (const auto& [command, text] : cases) {
+    auto launch = Launch::Begin(command);
+    ASSERT_TRUE(launch.ok()) << launch.status();
+    EXPECT_EQ(WaitStatus((*launch)->pid()), 127 << 8);
+    EXPECT_EQ((*launch)->status().message(), text);
+  }
+}
+
+TEST(Launch, HasNoErrorWhereTheProgramRan) {
+  for (const char* script : {"exit 127", "kill -9 $$"}) {
+    auto launch = Launch::Begin(Shell(script));
+    ASSERT_TRUE(launch.ok()) << launch.status();
+    EXPECT_NE(WaitStatus((*launch)->pid()), 0);
+    EXPECT_TRUE((*launch)->status().ok()) << (*launch)->status();
+  }
+}
+
+TEST(Launch, IsRefusedWithoutAChild) {
+  EXPECT_EQ(Launch::Begin(Command()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(HasChildren());
+}
+
 TEST(Spawn, RefusesAnEmptyCommand) {
   EXPECT_EQ(SpawnProcess(Command()).status().code(), absl::StatusCode::kInvalidArgument);
   Command command;
