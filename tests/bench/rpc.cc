@@ -1,6 +1,7 @@
 #include "tests/bench/rpc.h"
 
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include <array>
@@ -24,6 +25,9 @@ BlockingClient::BlockingClient(const std::string& address)
   memcpy(to.sun_path, path.data(), path.size());
   if (connect(socket_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) < 0)
     throw std::runtime_error("connect " + path + ": " + strerror(errno));
+  const timeval limit{.tv_sec = 60, .tv_usec = 0};
+  if (setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0)
+    throw std::runtime_error(std::string("SO_RCVTIMEO: ") + strerror(errno));
 }
 
 void BlockingClient::Send(const std::string& service, const std::string& method,
@@ -50,6 +54,7 @@ void BlockingClient::ReadExactly(char* out, size_t size) {
   while (size > 0) {
     ssize_t n = read(socket_.get(), out, size);
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) throw std::runtime_error("the shim has not answered in a minute");
     if (n <= 0) throw std::runtime_error("the shim has ended the connection");
     out += n;
     size -= static_cast<size_t>(n);

@@ -10,7 +10,7 @@
 namespace feather::bench {
 
 // A TTRPC client that does one thing at a time and blocks: what is measured is the peer. Throws
-// where the connection ends.
+// where the connection ends, and where nothing has come for a minute.
 class BlockingClient {
  public:
   // "unix://PATH".

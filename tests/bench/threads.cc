@@ -3,43 +3,75 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <memory>
 #include <stdexcept>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/ttrpc.pb.h"
 #include "runtime/base/file.h"
+#include "runtime/base/unique_fd.h"
 #include "shim/ttrpc/frame.h"
 
 namespace feather::bench {
 
-Drain::Drain(std::string path, size_t limit) : path_(std::move(path)), limit_(limit) {
-  pthread_create(&thread_, nullptr, &Drain::Run, this);
+CountingThread::CountingThread(std::string what, size_t limit, std::function<void(Counter&)> work)
+    : what_(std::move(what)), limit_(limit), shared_(std::make_shared<Shared>(std::move(work))) {
+  auto shared = std::make_unique<std::shared_ptr<Shared>>(shared_);
+  if (int error = pthread_create(&thread_, nullptr, &CountingThread::Run, shared.get()); error != 0)
+    throw std::runtime_error(absl::StrCat("no thread: ", strerror(error)));
+  (void)shared.release();
 }
 
-size_t Drain::Wait() {
-  if (!std::exchange(joined_, true)) pthread_join(thread_, nullptr);
-  return bytes_;
+CountingThread::~CountingThread() {
+  if (!joined_) pthread_detach(thread_);
 }
 
-void* Drain::Run(void* self) {
-  Drain& drain = *static_cast<Drain*>(self);
-  constexpr size_t kSize = 256 << 10;
-  auto buffer = std::make_unique<char[]>(kSize);
-  UniqueFd fifo(open(drain.path_.c_str(), O_RDONLY | O_CLOEXEC));
-  while (drain.bytes_ < drain.limit_) {
-    ssize_t n = read(fifo.get(), buffer.get(), kSize);
-    if (n <= 0) break;
-    drain.bytes_ += static_cast<size_t>(n);
+void CountingThread::Wait() {
+  constexpr int kSeconds = 60;
+  size_t before = shared_->count;
+  for (int still = 0; !joined_;) {
+    timespec until{};
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    if (pthread_timedjoin_np(thread_, nullptr, &until) == 0) {
+      joined_ = true;
+      break;
+    }
+    const size_t now = shared_->count;
+    still = now == before ? still + 1 : 0;
+    before = now;
+    if (still == kSeconds)
+      throw std::runtime_error(
+          absl::StrCat("no more ", what_, " for ", kSeconds, " s after ", now, " of ", limit_));
   }
+  if (shared_->count != limit_)
+    throw std::runtime_error(absl::StrCat(shared_->count.load(), " ", what_, " for ", limit_));
+}
+
+void* CountingThread::Run(void* argument) {
+  const std::unique_ptr<std::shared_ptr<Shared>> shared(
+      static_cast<std::shared_ptr<Shared>*>(argument));
+  (*shared)->work((*shared)->count);
   return nullptr;
 }
+
+Drain::Drain(std::string path, size_t bytes)
+    : CountingThread("bytes of output", bytes, [path = std::move(path), bytes](Counter& count) {
+        constexpr size_t kSize = 256 << 10;
+        auto buffer = std::make_unique<char[]>(kSize);
+        UniqueFd fifo(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+        while (count < bytes) {
+          ssize_t n = read(fifo.get(), buffer.get(), kSize);
+          if (n <= 0) break;
+          count += static_cast<size_t>(n);
+        }
+      }) {}
 
 namespace {
 
@@ -54,47 +86,40 @@ bool ReadExactly(int fd, char* out, size_t size) {
   return true;
 }
 
-}  // namespace
-
-EventStub::EventStub(const std::string& path, size_t events)
-    : listener_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)), limit_(events) {
+UniqueFd Listen(const std::string& path) {
+  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) throw std::runtime_error("too long: " + path);
   memcpy(address.sun_path, path.data(), path.size());
-  if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 ||
-      listen(listener_.get(), 16) < 0)
+  if (bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 ||
+      listen(listener.get(), 16) < 0)
     throw std::runtime_error(absl::StrCat("listen at ", path, ": ", strerror(errno)));
-  pthread_create(&thread_, nullptr, &EventStub::Run, this);
+  return listener;
 }
 
-EventStub::~EventStub() {
-  // If no shim ever came.
-  shutdown(listener_.get(), SHUT_RDWR);
-  Wait();
-}
-
-size_t EventStub::Wait() {
-  if (!std::exchange(joined_, true)) pthread_join(thread_, nullptr);
-  return events_;
-}
-
-void* EventStub::Run(void* self) {
-  EventStub& stub = *static_cast<EventStub*>(self);
-  UniqueFd socket(accept4(stub.listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+void AnswerEvents(const UniqueFd& listener, size_t limit, std::atomic<size_t>& count) {
+  UniqueFd socket(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
   // Nothing in it: google.protobuf.Empty.
   const std::string nothing = ::ttrpc::Response().SerializeAsString();
   std::string payload;
   std::array<char, ttrpc::kHeaderSize> bytes;
-  while (stub.events_ < stub.limit_ && ReadExactly(socket.get(), bytes.data(), bytes.size())) {
+  while (count < limit && ReadExactly(socket.get(), bytes.data(), bytes.size())) {
     ttrpc::FrameHeader header = ttrpc::DecodeHeader(bytes.data());
     payload.resize(header.length);
     if (!ReadExactly(socket.get(), payload.data(), payload.size())) break;
     std::string answer = ttrpc::EncodeFrame(header.stream, ttrpc::kResponse, 0, nothing);
     if (!WriteAll(socket.get(), answer).ok()) break;
-    ++stub.events_;
+    ++count;
   }
-  return nullptr;
 }
+
+}  // namespace
+
+EventStub::EventStub(const std::string& path, size_t events)
+    : CountingThread("events", events,
+                     [listener = std::make_shared<UniqueFd>(Listen(path)), events](Counter& count) {
+                       AnswerEvents(*listener, events, count);
+                     }) {}
 
 }  // namespace feather::bench

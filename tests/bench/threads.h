@@ -2,55 +2,58 @@
 
 #include <pthread.h>
 
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
 #include <string>
-
-#include "runtime/base/unique_fd.h"
+#include <utility>
 
 namespace feather::bench {
 
-// Reads a FIFO in a thread of its own until EOF or until so many bytes have come, and throws them
-// away: the fastest client that there can be.
-class Drain {
+// Work in a thread of its own that counts what it does, up to a limit. Where it waits for ever, the
+// thread is left behind with all that it uses: to wait for it ends nevertheless.
+class CountingThread {
  public:
-  explicit Drain(std::string path, size_t limit = ~size_t{0});
-  ~Drain() { Wait(); }
-  Drain(const Drain&) = delete;
-  Drain& operator=(const Drain&) = delete;
+  using Counter = std::atomic<size_t>;
+  CountingThread(std::string what, size_t limit, std::function<void(Counter&)> work);
+  // Does not wait.
+  ~CountingThread();
+  CountingThread(const CountingThread&) = delete;
+  CountingThread& operator=(const CountingThread&) = delete;
 
-  // The bytes that were read. The FIFO is closed then.
-  size_t Wait();
+  // Until the work has ended. Throws, with what is missing, unless it has counted exactly to the
+  // limit; also if the count has stood still for a minute.
+  void Wait();
 
  private:
-  static void* Run(void* self);
+  struct Shared {
+    explicit Shared(std::function<void(Counter&)> does) : work(std::move(does)) {}
+    const std::function<void(Counter&)> work;
+    Counter count = 0;
+  };
+  static void* Run(void* shared);
 
-  std::string path_;
-  size_t limit_;
-  size_t bytes_ = 0;
+  const std::string what_;
+  const size_t limit_;
+  const std::shared_ptr<Shared> shared_;
   bool joined_ = false;
   pthread_t thread_;
 };
 
-// Takes a shim's events at a socket in a thread of its own, and answers each at once: the fastest
-// containerd that there can be. It ends with that many events, or with the shim's connection.
-class EventStub {
+// Reads a FIFO until EOF or until so many bytes have come, and throws them away: the fastest client
+// that there can be.
+class Drain : public CountingThread {
+ public:
+  Drain(std::string path, size_t bytes);
+};
+
+// Takes a shim's events at a socket, and answers each at once: the fastest containerd that there
+// can be. It ends with that many events, or with the shim's connection.
+class EventStub : public CountingThread {
  public:
   // Listens from here on. Throws if it cannot.
   EventStub(const std::string& path, size_t events);
-  ~EventStub();
-  EventStub(const EventStub&) = delete;
-  EventStub& operator=(const EventStub&) = delete;
-
-  // The events that were answered.
-  size_t Wait();
-
- private:
-  static void* Run(void* self);
-
-  UniqueFd listener_;
-  size_t limit_;
-  size_t events_ = 0;
-  bool joined_ = false;
-  pthread_t thread_;
 };
 
 }  // namespace feather::bench
