@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -133,7 +134,9 @@ int Run(Bench& bench, const std::string& only, const std::string& html) {
     try {
       part.measure(bench);
     } catch (const std::exception& error) {
-      fprintf(stderr, "%s: %s\n", part.name, error.what());
+      const std::string what = absl::StrCat(part.name, ": ", error.what());
+      fprintf(stderr, "%s\n", what.c_str());
+      bench.report.AddMissing(absl::StrReplaceAll(what, {{"\n", " "}}));
       failed = true;
     }
     fprintf(stderr, "%-10s %.0f s\n", part.name, Since(start));
@@ -201,7 +204,10 @@ int Main(int argc, char** argv) {
   }
   const std::vector<std::string> names = ColumnNames(shims);
   bench.subjects.push_back({Column::kFirst, names[0], shims[0]});
-  if (shims.size() > 1) bench.subjects.push_back({Column::kSecond, names[1], shims[1]});
+  if (shims.size() > 1)
+    bench.subjects.push_back({Column::kSecond, names[1], shims[1]});
+  else
+    bench.report.AddMissing("the stock shim, which tests/containerd/fetch gets");
   // The text of a program that was written a moment ago counts as dirty memory.
   for (const Subject& subject : bench.subjects)
     if (UniqueFd file(open(subject.shim.c_str(), O_RDONLY | O_CLOEXEC)); file) fsync(file.get());

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -45,16 +44,18 @@ void MeasurePeers(Bench& bench) {
   const std::string own = OwnPath();
   const std::string ours = own.substr(0, own.rfind('/') + 1) + "ttrpc_peer";
   const std::string theirs = ours + "_go";
-  if (access(theirs.c_str(), X_OK) != 0) {
-    fprintf(stderr, "peers: no %s (tests/bench/run builds it)\n", theirs.c_str());
-    return;
-  }
+  std::vector<std::pair<Column, std::string>> peers = {{Column::kFirst, ours}};
+  if (access(theirs.c_str(), X_OK) == 0)
+    peers.emplace_back(Column::kSecond, theirs);
+  else
+    bench.report.AddMissing(
+        absl::StrCat("peers: there is no ", theirs, ", which tests/bench/run builds"));
   for (int round = 0; round < bench.counts.rounds; ++round) {
-    for (const auto& [column, program] :
-         {std::pair(Column::kFirst, ours), std::pair(Column::kSecond, theirs)}) {
+    for (const auto& [column, program] : peers) {
       auto add = [&, column = column](const std::string& name, const char* unit, bool more,
                                       double value) {
-        bench.report.Get("TTRPC of each, " + name, unit, "at least Go's", more)
+        bench.report
+            .Get("TTRPC of each, " + name, unit, more ? "at least Go's" : "at most Go's", more)
             .values[static_cast<int>(column)]
             .push_back(value);
       };

@@ -72,7 +72,8 @@ constexpr Goal kGoals[] = {
     {"at least #", Against::kSecond, [](const Compared& c) { return c.own >= c.n[0] * c.than; }},
     {"at least # times", Against::kSecond,
      [](const Compared& c) { return c.own >= c.n[0] * c.than; }},
-    {"at least Go's", Against::kSecond, [](const Compared& c) { return c.NoWorse(); }},
+    {"at least Go's", Against::kSecond, [](const Compared& c) { return c.own >= c.than; }},
+    {"at most Go's", Against::kSecond, [](const Compared& c) { return c.own <= c.than; }},
     {"no worse", Against::kSecond, [](const Compared& c) { return c.NoWorse(); }},
     {"no slower", Against::kSecond, [](const Compared& c) { return c.NoWorse(); }},
     {"faster", Against::kSecond, [](const Compared& c) { return c.NoWorse() && c.own != c.than; }},
@@ -159,6 +160,15 @@ void Report::AddPoint(const std::string& plot, const std::string& x_axis, const 
   curves_.push_back({plot, x_axis, y_axis, column, scale, {{x, y}}});
 }
 
+void Report::AddMissing(const std::string& what) {
+  if (std::find(missing_.begin(), missing_.end(), what) == missing_.end()) missing_.push_back(what);
+}
+
+std::vector<std::string> Report::Lines(std::vector<std::string> machine) const {
+  for (const std::string& what : missing_) machine.push_back("missing: " + what);
+  return machine;
+}
+
 std::string Report::Verdict(const Figure& figure) const {
   Compared c{.own = Median(figure.values[0]), .more_is_better = figure.more_is_better};
   const Goal* goal = FindGoal(figure.goal, c.n);
@@ -191,7 +201,7 @@ std::vector<std::vector<std::string>> Report::Rows(const std::vector<std::string
 std::string Report::Table(const std::vector<std::string>& machine,
                           const std::vector<std::string>& names) const {
   std::string out;
-  for (const std::string& line : machine) absl::StrAppend(&out, "- ", line, "\n");
+  for (const std::string& line : Lines(machine)) absl::StrAppend(&out, "- ", line, "\n");
   absl::StrAppend(&out, "\n");
   const std::vector<std::vector<std::string>> rows = Rows(names);
   for (const std::vector<std::string>& row : rows) {
@@ -357,7 +367,8 @@ std::string Report::Html(const std::vector<std::string>& machine,
     absl::StrAppend(&out, "<span style='background:", kColors[i], "'>", Escape(names[i]),
                     "</span>");
   absl::StrAppend(&out, "</p><ul>");
-  for (const std::string& line : machine) absl::StrAppend(&out, "<li>", Escape(line), "</li>");
+  for (const std::string& line : Lines(machine))
+    absl::StrAppend(&out, "<li>", Escape(line), "</li>");
   absl::StrAppend(&out, "</ul><div class='grid'>");
   std::vector<std::string> done;
   for (const Curve& first : curves_) {

@@ -53,8 +53,11 @@ class Report {
               bool more_is_better = false);
   void AddPoint(const std::string& plot, const std::string& x_axis, const std::string& y_axis,
                 Column column, double x, double y, Scale scale = Scale::kLinear);
+  // What is not in the table, or not in full, and why; told once.
+  void AddMissing(const std::string& what);
 
-  // `machine`: lines that say where and of what this is. `names`: of the columns.
+  // `machine`: lines that say where and of what this is; what is missing follows them. `names`: of
+  // the columns.
   std::string Table(const std::vector<std::string>& machine,
                     const std::vector<std::string>& names) const;
   // One page with everything in it.
@@ -64,11 +67,14 @@ class Report {
  private:
   // By the medians: "met" or "missed"; empty where there is no goal, or nothing to compare with.
   std::string Verdict(const Figure& figure) const;
+  // `machine`, and what is missing.
+  std::vector<std::string> Lines(std::vector<std::string> machine) const;
   // Of the table, the first with the titles.
   std::vector<std::vector<std::string>> Rows(const std::vector<std::string>& names) const;
 
   std::vector<Figure> figures_;
   std::vector<Curve> curves_;
+  std::vector<std::string> missing_;
 };
 
 }  // namespace feather::bench
