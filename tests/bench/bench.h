@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -24,7 +25,7 @@ struct Counts {
   int calls = 1000;                      // State and Stats
   int round_trips = 5000;                // of the transport
   int events = 1000;                     // by each and round
-  int idle_seconds = 5;                  // in which wake-ups are counted
+  int idle_seconds = 5;                  // in which wake-ups are counted, before memory is read
   int hang_seconds = 2;                  // of the OCI runtime
   int megabytes = 256;                   // of output
   int line_megabytes = 8;                // of output in short lines
@@ -33,6 +34,8 @@ struct Counts {
   std::vector<int> parallel = {10};      // containers started at once
   int crowd = 0;                         // shims that run meanwhile, the first of these once more
   int restart = 20;                      // containers over a restart of containerd
+
+  int TerminalMegabytes() const { return megabytes < 8 ? 1 : megabytes / 8; }
 };
 Counts TinyCounts();
 Counts LongCounts();

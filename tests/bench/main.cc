@@ -96,6 +96,21 @@ UniqueFd KeepProcessorsAwake() {
   return request;
 }
 
+// What the names of the figures do not tell.
+std::vector<std::string> DescribeCounts(const Counts& counts) {
+  std::string memory =
+      absl::StrCat("memory is looked at after ", counts.idle_seconds, " s without a request");
+  if (counts.idle_seconds < 35)
+    absl::StrAppend(&memory, ": before Go's runtime gives back what it does not need, which the ",
+                    "stock shim has it do every 30 s");
+  return {absl::StrCat("in a round: ", counts.execs, " execs, ", counts.calls,
+                       " State and as many Stats, ", counts.round_trips, " round trips, ",
+                       counts.events, " events, ", counts.megabytes, " MiB of output (",
+                       counts.line_megabytes, " in lines, ", counts.TerminalMegabytes(),
+                       " of a terminal)"),
+          memory};
+}
+
 std::vector<std::string> DescribeMachine(const Bench& bench) {
   utsname kernel{};
   uname(&kernel);
@@ -120,6 +135,7 @@ std::vector<std::string> DescribeMachine(const Bench& bench) {
       absl::StrCat("RCU grace periods are ", hurried ? "" : "not ",
                    "hurried while Create, Start and Delete are measured"),
       runtime.empty() ? "" : runtime[0]};
+  for (const std::string& line : DescribeCounts(bench.counts)) lines.push_back(line);
   for (const Subject& subject : bench.subjects)
     lines.push_back(absl::StrCat(subject.name, ": ", DescribeShim(subject.shim)));
   return lines;
