@@ -21,18 +21,21 @@ namespace feather::bench {
 
 Counts TinyCounts() {
   Counts counts;
+  counts.option = "--tiny";
   counts.rounds = counts.starts = counts.execs = counts.burst_execs = 1;
   counts.calls = counts.round_trips = counts.events = 10;
   counts.idle_seconds = counts.hang_seconds = 1;
   counts.megabytes = counts.line_megabytes = 1;
   counts.shims = {1};
   counts.parallel = {2};
-  counts.restart = 0;
+  counts.crowd = 1;
+  counts.restart = 4;
   return counts;
 }
 
 Counts LongCounts() {
   Counts counts;
+  counts.option = "--long";
   counts.rounds = 7;
   counts.starts = 60;
   counts.execs = 50;
@@ -50,6 +53,8 @@ Counts LongCounts() {
   counts.restart = 250;
   return counts;
 }
+
+std::string BesideShims(int shims) { return absl::StrCat(", ", shims, " shims running"); }
 
 test::Settings Bench::Settings(const Subject& subject) const {
   test::Settings settings;

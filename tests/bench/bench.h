@@ -19,6 +19,7 @@ inline double Since(Clock::time_point start) { return Seconds(Clock::now() - sta
 
 // How much of everything.
 struct Counts {
+  const char* option = "";               // that asks for it
   int rounds = 5;                        // of what is quick
   int starts = 15;                       // shims started, by each
   int execs = 30;                        // execs timed, by each and round
@@ -32,13 +33,16 @@ struct Counts {
   int burst_execs = 100;                 // before memory is looked at
   std::vector<int> shims = {1, 10, 20};  // at the same time, for memory
   std::vector<int> parallel = {10};      // containers started at once
-  int crowd = 0;                         // shims that run meanwhile, the first of these once more
+  int crowd = 0;                         // shims that run meanwhile, the first of these again
   int restart = 20;                      // containers over a restart of containerd
 
   int TerminalMegabytes() const { return megabytes < 8 ? 1 : megabytes / 8; }
 };
 Counts TinyCounts();
 Counts LongCounts();
+
+// The end of a figure's name: measured beside so many idle shims.
+std::string BesideShims(int shims);
 
 struct Subject {
   Column column;
@@ -107,7 +111,8 @@ void MeasureParallel(Bench& bench);
 void MeasureStreams(Bench& bench);
 void MeasureEvents(Bench& bench);
 void MeasureDaemon(Bench& bench);
-// What MeasureDaemon runs in a process of its own; prints lines of NAME|UNIT|GOAL|VALUE.
-int DaemonPart(int containers, int events, const std::vector<int>& at_once);
+// What MeasureDaemon runs in a process of its own; prints lines of NAME|UNIT|GOAL|VALUE. The exit
+// code is 1 after a last line on stderr that says what has failed.
+int DaemonPart(const Bench& bench);
 
 }  // namespace feather::bench

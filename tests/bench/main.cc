@@ -173,14 +173,9 @@ int Main(int argc, char** argv) {
   Bench bench;
   std::string only, html;
   std::vector<std::string> shims;
-  bool let_sleep = false;
+  bool let_sleep = false, daemon = false;
   for (int i = 1; i < argc; ++i) {
     std::string argument = argv[i];
-    if (argument == "--daemon" && i + 2 < argc) {
-      std::vector<int> at_once;
-      for (int j = i + 3; j < argc; ++j) at_once.push_back(atoi(argv[j]));
-      return DaemonPart(atoi(argv[i + 1]), atoi(argv[i + 2]), at_once);
-    }
     bool value = argument == "--only" || argument == "--runtime" || argument == "--html";
     if (value && i + 1 == argc) return Usage();
     if (argument == "--tiny")
@@ -189,6 +184,8 @@ int Main(int argc, char** argv) {
       bench.counts = LongCounts();
     else if (argument == "--let-sleep")
       let_sleep = true;
+    else if (argument == "--daemon")
+      daemon = true;
     else if (argument == "--only")
       only = argv[++i];
     else if (argument == "--runtime")
@@ -200,6 +197,7 @@ int Main(int argc, char** argv) {
     else
       shims.push_back(argument);
   }
+  if (daemon) return DaemonPart(bench);
   if (shims.size() > 2 || (!only.empty() && !IsPart(only))) return Usage();
   // Rather now than after an hour.
   if (!html.empty() && !UniqueFd(open(html.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)))
