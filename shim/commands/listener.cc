@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 
@@ -18,7 +19,10 @@
 namespace feather {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr size_t kMaxPath = sizeof(sockaddr_un::sun_path) - 1;
+constexpr useconds_t kLockStep = 1000;
 
 std::string Directory(const std::string& path) {
   size_t slash = path.rfind('/');
@@ -55,8 +59,24 @@ absl::Status CheckDirectory(int fd, const std::string& directory) {
   return absl::OkStatus();
 }
 
-// The directory, made when it is missing, with a lock of the given kind (flock(2)).
-absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory, int kind) {
+// A lock of the given kind (flock(2)). Shims hold it for the time of two system calls, but whoever
+// may read the directory can hold it for ever.
+absl::Status Lock(int fd, int kind, std::chrono::milliseconds limit, const std::string& directory) {
+  const Clock::time_point end = Clock::now() + limit;
+  while (flock(fd, kind | LOCK_NB) < 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR)
+      return ErrnoError(errno, absl::StrCat("flock ", directory));
+    if (Clock::now() >= end)
+      return absl::DeadlineExceededError(
+          absl::StrCat("socket directory ", directory, " is locked by another process"));
+    usleep(kLockStep);
+  }
+  return absl::OkStatus();
+}
+
+// The directory, made when it is missing, with a lock.
+absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory, int kind,
+                                       std::chrono::milliseconds limit) {
   absl::StatusOr<UniqueFd> fd = OpenFile(directory, O_RDONLY | O_DIRECTORY);
   if (absl::IsNotFound(fd.status())) {
     RETURN_IF_ERROR(MakeDirectories(directory));
@@ -64,8 +84,7 @@ absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory, int kind) {
   }
   if (!fd.ok()) return fd;
   RETURN_IF_ERROR(CheckDirectory(fd->get(), directory));
-  while (flock(fd->get(), kind) < 0)
-    if (errno != EINTR) return ErrnoError(errno, absl::StrCat("flock ", directory));
+  RETURN_IF_ERROR(Lock(fd->get(), kind, limit, directory));
   return fd;
 }
 
@@ -119,12 +138,12 @@ pid_t ListenerPid(const std::string& path) {
 absl::StatusOr<UniqueFd> ListenOrFind(const std::string& path) {
   RETURN_IF_ERROR(CheckLength(path));
   {
-    ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_SH));
+    ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_SH, kLockLimit));
     ASSIGN_OR_RETURN(UniqueFd listener, BindAndListen(path));
     if (listener) return listener;
   }
   if (SomebodyListens(path)) return UniqueFd();
-  ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_EX));
+  ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_EX, kLockLimit));
   // It may have been about to listen.
   if (SomebodyListens(path)) return UniqueFd();
   if (unlink(path.c_str()) < 0 && errno != ENOENT)
@@ -136,7 +155,7 @@ absl::StatusOr<UniqueFd> ListenOrFind(const std::string& path) {
 
 absl::StatusOr<UniqueFd> ListenAnew(const std::string& path) {
   RETURN_IF_ERROR(CheckLength(path));
-  ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_EX));
+  ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_EX, kLockLimit));
   unlink(path.c_str());
   ASSIGN_OR_RETURN(UniqueFd listener, BindAndListen(path));
   if (!listener) return absl::AlreadyExistsError(absl::StrCat("bind ", path, ": address in use"));
@@ -151,7 +170,7 @@ absl::Status RemoveDeadSocket(const std::string& path) {
   if (!S_ISSOCK(status.st_mode))
     return absl::FailedPreconditionError(absl::StrCat(path, " is not a socket"));
   if (SomebodyListens(path)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_EX));
+  ASSIGN_OR_RETURN(UniqueFd lock, LockDirectory(Directory(path), LOCK_EX, kRemovalLockLimit));
   if (SomebodyListens(path)) return absl::OkStatus();
   if (unlink(path.c_str()) < 0 && errno != ENOENT)
     return ErrnoError(errno, absl::StrCat("remove dead socket ", path));

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,7 +15,13 @@ namespace feather {
 // for the moment between bind(2) and listen(2): during that its maker holds a shared lock on the
 // directory, so that nobody takes it for what a killed shim has left. Made 0600, in a directory
 // that is made 0700. One that is there must be this user's or root's, and nobody else's to write
-// into: PermissionDenied.
+// into: PermissionDenied. Who may read it can hold its lock for ever, which is not waited for:
+// DeadlineExceeded.
+
+inline constexpr std::chrono::seconds kLockLimit(10);
+// containerd gives a deletion 5 s, most of which are over by then. The next start replaces what is
+// left.
+inline constexpr std::chrono::milliseconds kRemovalLockLimit(200);
 
 // A socket that listens at `path`, or an invalid descriptor when another process serves there (a
 // busy one, with its backlog full, included). What a dead process left there is replaced.

@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -91,6 +93,71 @@ TEST_F(ListenerTest, RefusesADirectoryOfAnotherUser) {
   MustListen().Reset();
   ASSERT_EQ(chown((directory_ + "/a/s").c_str(), 65534, 65534), 0);
   EXPECT_TRUE(absl::IsPermissionDenied(ListenOrFind(path_).status()));
+}
+
+// Takes a shared lock on a directory as a user without rights, and keeps it until it is ended.
+class Locker {
+ public:
+  explicit Locker(const std::string& directory) {
+    std::array<int, 2> result;
+    if (pipe(result.data()) < 0) return;
+    pid_ = fork();
+    if (pid_ == 0) {
+      (void)!setgroups(0, nullptr);
+      (void)!setresgid(65534, 65534, 65534);
+      (void)!setresuid(65534, 65534, 65534);
+      const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY);
+      const char has = geteuid() != 0 && fd >= 0 && flock(fd, LOCK_SH) == 0 ? 'y' : 'n';
+      (void)!write(result[1], &has, 1);
+      while (true) pause();
+    }
+    close(result[1]);
+    char has = 'n';
+    has_ = read(result[0], &has, 1) == 1 && has == 'y';
+    close(result[0]);
+  }
+  Locker(const Locker&) = delete;
+  Locker& operator=(const Locker&) = delete;
+  ~Locker() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  bool has() const { return has_; }
+
+ private:
+  pid_t pid_ = 0;
+  bool has_ = false;
+};
+
+TEST_F(ListenerTest, AnotherUserCannotLockItsDirectoryUnlessHeMayReadIt) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root to become another user";
+  MustListen().Reset();
+  const std::string socket_directory = directory_ + "/a/s";
+  for (const std::string& parent : {directory_, directory_ + "/a"})
+    ASSERT_EQ(chmod(parent.c_str(), 0755), 0);
+  EXPECT_FALSE(Locker(socket_directory).has());
+  ASSERT_EQ(chmod(socket_directory.c_str(), 0755), 0);
+  EXPECT_TRUE(Locker(socket_directory).has());
+}
+
+TEST_F(ListenerTest, ALockThatNobodyReleasesIsNotWaitedForForEver) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root to become another user";
+  MustListen().Reset();  // leaves a dead socket
+  const std::string socket_directory = directory_ + "/a/s";
+  for (const std::string& directory : {directory_, directory_ + "/a", socket_directory})
+    ASSERT_EQ(chmod(directory.c_str(), 0755), 0);
+  {
+    Locker locker(socket_directory);
+    ASSERT_TRUE(locker.has());
+    for (const absl::Status& status : {ListenOrFind(path_).status(), RemoveDeadSocket(path_)}) {
+      EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+      EXPECT_EQ(status.message(),
+                "socket directory " + socket_directory + " is locked by another process");
+    }
+    EXPECT_TRUE(Exists());
+  }
+  EXPECT_TRUE(MustListen().valid());
 }
 
 // Contract L13.
