@@ -136,6 +136,35 @@ TEST_P(FailingSyscall, LetsAStartBeRepeated) {
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
+TEST_P(FailingSyscall, LetsARestorationBeRepeated) {
+  settings_.runtime = WriteRuntime("restores", absl::StrCat(kRestores, "restore_or_run \"$@\"\n"));
+  StartWitness();
+  Container& c = NewMember("a");
+  auto request = c.CreateRequest();
+  request.set_checkpoint(directory_.path() + "/image");
+  ASSERT_THAT(c.Create(request), IsOk());
+  Remember();
+  Each(
+      "Start of a restored container", [&] { return c.Start().status(); },
+      [&](const absl::Status& status) {
+        auto state = c.State();
+        ASSERT_THAT(state, IsOk()) << status;
+        if (state->status() == containerd::v1::types::CREATED) {
+          EXPECT_FALSE(status.ok());
+          EXPECT_EQ(state->pid(), 0u) << status;
+          EXPECT_THAT(c.Start(), IsOk()) << "after " << status;
+        }
+        EXPECT_THAT(c.Kill(SIGKILL), IsOk()) << status;
+        EXPECT_THAT(c.Wait(), IsOk()) << status;
+        EXPECT_THAT(c.Delete(), IsOk()) << status;
+        ASSERT_THAT(c.Create(request), IsOk()) << status;
+      });
+  EXPECT_THAT(c.Delete(), IsOk());
+  c.Disconnect();
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
 TEST_P(FailingSyscall, LetsRequestsToARunningContainerBeRepeated) {
   StartWitness();
   Container& c = NewMember("a");

@@ -11,6 +11,8 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <system_error>
 
 #include "absl/strings/match.h"
@@ -23,6 +25,7 @@ namespace feather::test {
 namespace {
 
 constexpr auto kRunning = containerd::v1::types::RUNNING;
+constexpr auto kCreated = containerd::v1::types::CREATED;
 constexpr auto kStopped = containerd::v1::types::STOPPED;
 
 absl::Status Write(const std::string& path, const std::string& data) {
@@ -35,18 +38,20 @@ class Faults : public WitnessTest {
   void SetUp() override {
     settings_.runtime = WriteRuntime(
         "runtime",
-        absl::StrCat("command=none log=/dev/null pid_file=/dev/null\n"
+        absl::StrCat(kRestores,
+                     "command=none log=/dev/null pid_file=/dev/null\n"
                      "previous=\n"
                      "for a; do\n"
                      "  case $previous in --log) log=$a;; --pid-file) pid_file=$a;; esac\n"
-                     "  case $a in create|start|exec|kill|delete|pause|resume|update|checkpoint)\n"
+                     "  case $a in\n"
+                     "  create|start|exec|kill|delete|pause|resume|update|checkpoint|restore)\n"
                      "    [ $command = none ] && command=$a;; esac\n"
                      "  previous=$a\n"
                      "done\n"
                      "if [ -e ",
                      faults_.path(), "/$command ]; then . ", faults_.path(),
                      "/$command; fi\n"
-                     "exec runc \"$@\"\n"));
+                     "restore_or_run \"$@\"\n"));
   }
   void Break(const std::string& command, const std::string& script) {
     // In one step: the witness' commands run at the same time.
@@ -85,6 +90,31 @@ class Faults : public WitnessTest {
     request.set_path(faults_.path() + "/image");
     return c.Call<google::protobuf::Empty>("Checkpoint", request).status();
   }
+  // What failed, and why; between them stands why a log cannot be read, if it cannot.
+  static auto IsFailure(const std::string& what, const std::string& why) {
+    return ::testing::AllOf(IsError(kUnknown, what), IsError(kUnknown, why));
+  }
+  // It is made by its Start, from a checkpoint.
+  task::CreateTaskRequest RestoreRequest(Container& c) {
+    auto request = c.CreateRequest();
+    request.set_checkpoint(faults_.path() + "/image");
+    return request;
+  }
+  // As before its Start: nothing runs.
+  void ExpectNotRestored(Container& c) {
+    auto state = c.State();
+    ASSERT_THAT(state, IsOk());
+    EXPECT_EQ(state->status(), kCreated);
+    EXPECT_EQ(state->pid(), 0u);
+    ExpectUnharmed("restore");
+  }
+  // Now it is, and ends like any other.
+  void ExpectRestored(Container& c) {
+    ASSERT_THAT(c.Start(), IsOk());
+    EXPECT_EQ(c.State()->status(), kRunning);
+    EXPECT_EQ(c.Pids()->processes_size(), 1);
+    EXPECT_THAT(c.KillAndRemove(), IsOk());
+  }
   // What needs no OCI runtime.
   void ExpectAnswers(Container& c) {
     EXPECT_THAT(c.State(), IsOk());
@@ -119,22 +149,40 @@ class Faults : public WitnessTest {
 struct RuntimeFault {
   const char* name;
   const char* script;
-  const char* text;  // in the error
+  int status;          // with which it ends
+  const char* said;    // on its stderr
+  const char* logged;  // in its log, as an error; empty: none
 };
 constexpr RuntimeFault kRuntimeFaults[] = {
-    {"Fails", R"(echo '{"level":"error","msg":"no luck"}' >>$log; echo "no luck" >&2; exit 1)",
-     "no luck"},
-    {"IsKilled", "kill -9 $$", "137"},
+    {"Fails", R"(echo '{"level":"error","msg":"no luck"}' >>$log; echo "bad luck" >&2; exit 1)", 1,
+     "bad luck", "no luck"},
+    {"IsKilled", "kill -9 $$", 137, "", ""},
     {"WritesRubbishToItsLog",
-     R"(head -c 3000 /dev/urandom >>$log; echo '{"level":"error","msg":5}' >>$log; exit 3)", ""},
+     R"(head -c 3000 /dev/urandom >>$log; echo '{"level":"error","msg":5}' >>$log; exit 3)", 3, "",
+     ""},
     {"FailsWithALongLog",
-     R"(i=0; while [ $i -lt 300 ]; do echo '{"level":"info","msg":"a line of some length, again and again"}'; i=$((i+1)); done >>$log; echo '{"level":"error","msg":"at last"}' >>$log; echo "at last" >&2; exit 1)",
-     "at last"},
+     R"(i=0; while [ $i -lt 300 ]; do echo '{"level":"info","msg":"a line of some length, again and again"}'; i=$((i+1)); done >>$log; echo '{"level":"error","msg":"at last"}' >>$log; echo "the end" >&2; exit 1)",
+     1, "the end", "at last"},
 };
+
+// Has the runtime make the process before what comes behind it.
+constexpr char kHalfRestored[] = "(restore \"$@\") || exit 99; ";
 
 class RuntimeFaults : public Faults, public ::testing::WithParamInterface<RuntimeFault> {
  protected:
-  auto IsTheFault() { return IsError(kUnknown, GetParam().text); }
+  std::string Ended() const {
+    return absl::StrCat(settings_.runtime, " did not terminate successfully: exit status ",
+                        GetParam().status);
+  }
+  // The error of a request which the runtime's log explains.
+  auto IsTheFault(const std::string& failed) const {
+    const std::string logged = GetParam().logged;
+    return IsFailure(absl::StrCat(failed, ": "), logged.empty() ? Ended() : logged);
+  }
+  // … and of one of which only what the runtime has said is known.
+  auto IsWhatItSaid(const std::string& before = "", const std::string& behind = "") const {
+    return IsError(kUnknown, absl::StrCat(before, Ended(), ": ", GetParam().said, behind));
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Runtime, RuntimeFaults, ::testing::ValuesIn(kRuntimeFaults),
                          [](const auto& param) { return param.param.name; });
@@ -145,21 +193,21 @@ TEST_P(RuntimeFaults, EveryRequestIsAnsweredWithTheErrorAndCanBeRepeated) {
   Remember();
 
   Break("create", GetParam().script);
-  EXPECT_THAT(c.Create(), IsTheFault());
+  EXPECT_THAT(c.Create(), IsTheFault("OCI runtime create failed"));
   EXPECT_THAT(c.State(), IsError(kNotFound, ""));
   ExpectUnharmed("create");
   Mend("create");
   ASSERT_THAT(c.Create(), IsOk());
 
   Break("start", GetParam().script);
-  EXPECT_THAT(c.Start(), IsTheFault());
+  EXPECT_THAT(c.Start(), IsTheFault("OCI runtime start failed"));
   Mend("start");
   ASSERT_THAT(c.Start(), IsOk());
 
   Remember();
   ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
   Break("exec", GetParam().script);
-  EXPECT_THAT(c.Start("x"), IsTheFault());
+  EXPECT_THAT(c.Start("x"), IsTheFault("OCI runtime exec failed"));
   EXPECT_THAT(c.Delete("x"), IsOk());
   ExpectUnharmed("exec");
   Mend("exec");
@@ -169,36 +217,53 @@ TEST_P(RuntimeFaults, EveryRequestIsAnsweredWithTheErrorAndCanBeRepeated) {
   EXPECT_THAT(c.Delete("x"), IsOk());
 
   Break("pause", GetParam().script);
-  EXPECT_THAT(c.Pause(), IsTheFault());
+  EXPECT_THAT(c.Pause(), IsTheFault("OCI runtime pause failed"));
   EXPECT_EQ(c.State()->status(), kRunning);
   Mend("pause");
   ASSERT_THAT(c.Pause(), IsOk());
   Break("resume", GetParam().script);
-  EXPECT_THAT(c.Resume(), IsTheFault());
+  EXPECT_THAT(c.Resume(), IsTheFault("OCI runtime resume failed"));
   Mend("resume");
   ASSERT_THAT(c.Resume(), IsOk());
 
   Break("update", GetParam().script);
-  EXPECT_THAT(Update(c), IsTheFault());
+  EXPECT_THAT(Update(c), IsWhatItSaid());
   Mend("update");
   EXPECT_THAT(Update(c), IsOk());
   Break("checkpoint", GetParam().script);
-  EXPECT_THAT(Checkpoint(c), IsTheFault());
+  EXPECT_THAT(Checkpoint(c),
+              IsWhatItSaid("", absl::StrCat(" path= ", c.bundle(), "/criu-dump.log")));
   EXPECT_EQ(c.State()->status(), kRunning);
   Mend("checkpoint");
 
   Break("kill", GetParam().script);
-  EXPECT_FALSE(c.Kill(SIGKILL).ok());
+  EXPECT_THAT(c.Kill(SIGKILL), IsWhatItSaid("unknown error after kill: "));
   ExpectUnharmed("kill");
   Mend("kill");
   ASSERT_THAT(c.Kill(SIGKILL), IsOk());
   EXPECT_EQ(c.Wait()->exit_status(), 128u + SIGKILL);
 
   Break("delete", GetParam().script);
-  EXPECT_THAT(c.Delete(), IsTheFault());
+  EXPECT_THAT(c.Delete(), IsTheFault("failed to delete task"));
   EXPECT_EQ(c.State()->status(), kStopped);
   Mend("delete");
   EXPECT_THAT(c.Remove(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_P(RuntimeFaults, ARestorationIsAnsweredWithTheErrorAndCanBeRepeated) {
+  StartWitness();
+  Container& c = NewMember("a");
+  Remember();
+  ASSERT_THAT(c.Create(RestoreRequest(c)), IsOk());
+  // Before there is a process, and beside one that is left.
+  for (const char* half : {"", kHalfRestored}) {
+    Break("restore", absl::StrCat(half, GetParam().script));
+    EXPECT_THAT(c.Start(), IsTheFault("OCI runtime restore failed"));
+    ExpectNotRestored(c);
+  }
+  Mend("restore");
+  ExpectRestored(c);
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
@@ -221,8 +286,14 @@ TEST_F(Faults, ARuntimeThatSucceedsWithoutAPidFileIsAnError) {
   EXPECT_THAT(c.Create(), IsError(kUnknown, "init.pid: no such file"));
   ExpectUnharmed("a pid file of somebody else");
   Mend("create");
-  EXPECT_THAT(c.Run(), IsOk());
-  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  ASSERT_THAT(c.Create(RestoreRequest(c)), IsOk());
+  for (const char* script : {"exit 0", "echo rubbish >$pid_file; exit 0"}) {
+    Break("restore", script);
+    EXPECT_THAT(c.Start(), IsError(kUnknown, "init.pid")) << script;
+    ExpectNotRestored(c);
+  }
+  Mend("restore");
+  ExpectRestored(c);
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
@@ -230,22 +301,37 @@ TEST_F(Faults, OthersAreServedWhileARuntimeHangsAndAKillOfItIsAnError) {
   StartWitness();
   Container& c = NewMember("a");
   Remember();
+  auto expect_others_served = [&] {
+    EXPECT_THAT(witness_->State(), IsOk());
+    ASSERT_THAT(witness_->Exec("x", {"true"}), IsOk());
+    ASSERT_THAT(witness_->Start("x"), IsOk());
+    EXPECT_EQ(witness_->Wait("x")->exit_status(), 0u);
+    EXPECT_THAT(witness_->Delete("x"), IsOk());
+  };
   Hang("create");
   auto created = c.Send<task::CreateTaskResponse>("Create", c.CreateRequest());
   ASSERT_TRUE(Hangs());
-  EXPECT_THAT(witness_->State(), IsOk());
   EXPECT_THAT(c.State(), IsError(kNotFound, ""));
-  ASSERT_THAT(witness_->Exec("x", {"true"}), IsOk());
-  ASSERT_THAT(witness_->Start("x"), IsOk());
-  EXPECT_EQ(witness_->Wait("x")->exit_status(), 0u);
-  EXPECT_THAT(witness_->Delete("x"), IsOk());
+  expect_others_served();
   EXPECT_FALSE(created.done());
   KillWhatHangs();
-  EXPECT_THAT(created.Get(), IsError(kUnknown, "137"));
+  EXPECT_THAT(created.Get(), IsFailure("OCI runtime create failed: ", "exit status 137"));
   ExpectUnharmed("a killed runtime");
   Mend("create");
-  EXPECT_THAT(c.Run(), IsOk());
-  EXPECT_THAT(c.KillAndRemove(), IsOk());
+  ASSERT_THAT(c.Create(RestoreRequest(c)), IsOk());
+  Hang("restore");
+  task::StartRequest start;
+  start.set_id(c.id());
+  auto started = c.Send<task::StartResponse>("Start", start);
+  ASSERT_TRUE(Hangs());
+  EXPECT_EQ(c.State()->status(), kCreated);
+  expect_others_served();
+  EXPECT_FALSE(started.done());
+  KillWhatHangs();
+  EXPECT_THAT(started.Get(), IsFailure("OCI runtime restore failed: ", "exit status 137"));
+  ExpectNotRestored(c);
+  Mend("restore");
+  ExpectRestored(c);
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
@@ -257,15 +343,25 @@ TEST_F(Faults, WithoutARuntimeEveryRequestThatNeedsItIsAnErrorAndCanBeRepeated) 
   const std::string away = runtime + ".away";
   auto remove = [&] { ASSERT_EQ(rename(runtime.c_str(), away.c_str()), 0); };
   auto bring_back = [&] { ASSERT_EQ(rename(away.c_str(), runtime.c_str()), 0); };
+  auto is_missing = [&](const std::string& before) {
+    return IsFailure(before, absl::StrCat("fork/exec ", runtime, ": no such file or directory"));
+  };
 
   remove();
-  EXPECT_THAT(c.Create(), IsError(kUnknown, "no such file or directory"));
+  EXPECT_THAT(c.Create(), is_missing("OCI runtime create failed: "));
   EXPECT_THAT(c.State(), IsError(kNotFound, ""));
   ExpectUnharmed("create");
   bring_back();
+  ASSERT_THAT(c.Create(RestoreRequest(c)), IsOk());
+  remove();
+  EXPECT_THAT(c.Start(), is_missing("OCI runtime restore failed: "));
+  ExpectNotRestored(c);
+  EXPECT_THAT(c.Delete(), IsOk());
+  bring_back();
   ASSERT_THAT(c.Create(), IsOk());
   remove();
-  EXPECT_FALSE(c.Start().ok());
+  EXPECT_THAT(c.Start(), is_missing("OCI runtime start failed: "));
+  EXPECT_EQ(c.State()->status(), kCreated);
   bring_back();
   ASSERT_THAT(c.Start(), IsOk());
   Remember();
@@ -273,25 +369,27 @@ TEST_F(Faults, WithoutARuntimeEveryRequestThatNeedsItIsAnErrorAndCanBeRepeated) 
   ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
   remove();
   ExpectAnswers(c);
-  EXPECT_FALSE(c.Start("x").ok());
+  EXPECT_THAT(c.Start("x"), is_missing("OCI runtime exec failed: "));
   EXPECT_THAT(c.Delete("x"), IsOk());
-  EXPECT_FALSE(c.Pause().ok());
-  EXPECT_FALSE(Update(c).ok());
-  EXPECT_FALSE(Checkpoint(c).ok());
-  EXPECT_FALSE(c.Kill(SIGKILL).ok());
+  EXPECT_THAT(c.Pause(), is_missing("OCI runtime pause failed: "));
+  EXPECT_THAT(Update(c), is_missing(""));
+  EXPECT_THAT(Checkpoint(c), is_missing(""));
+  EXPECT_THAT(c.Kill(SIGKILL), is_missing("unknown error after kill: "));
   EXPECT_EQ(c.State()->status(), kRunning);
   ExpectUnharmed("requests to a running container");
   bring_back();
   EXPECT_THAT(Update(c), IsOk());
   ASSERT_THAT(c.Pause(), IsOk());
   remove();
-  EXPECT_FALSE(c.Resume().ok());
+  EXPECT_THAT(c.Resume(), is_missing("OCI runtime resume failed: "));
+  EXPECT_EQ(c.State()->status(), containerd::v1::types::PAUSED);
   bring_back();
   ASSERT_THAT(c.Resume(), IsOk());
   ASSERT_THAT(c.Kill(SIGKILL), IsOk());
   EXPECT_EQ(c.Wait()->exit_status(), 128u + SIGKILL);
   remove();
-  EXPECT_FALSE(c.Delete().ok());
+  EXPECT_THAT(c.Delete(), is_missing("failed to delete task: "));
+  EXPECT_EQ(c.State()->status(), kStopped);
   bring_back();
   EXPECT_THAT(c.Remove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
@@ -310,7 +408,7 @@ TEST_F(Faults, EveryRequestWhoseRuntimeHangsHoldsNobodyElseUp) {
     ExpectAnswers(c);
     EXPECT_FALSE(answer.done()) << method;
     KillWhatHangs();
-    EXPECT_FALSE(answer.Get().ok()) << method;
+    EXPECT_THAT(answer.Get(), IsError(kUnknown, "exit status 137")) << method;
     Mend(command);
     ExpectUnharmed(method);
   };
@@ -365,32 +463,43 @@ TEST_F(Faults, WithoutDescriptorsRequestsAreRefusedAndServedAgainLater) {
   StartWitness();
   Container& c = NewMember("a");
   Remember();
-  int refused = 0;
-  // Further in with each descriptor more.
-  for (size_t spare = 0; spare < 40; ++spare) {
-    Limit(descriptors_ + spare);
-    auto created = c.Create();
-    Limit(hard_limit_);
-    if (created.ok()) break;
-    ++refused;
-    EXPECT_THAT(c.State(), IsError(kNotFound, "")) << created.status();
-    ExpectUnharmed(absl::StrCat("create with ", spare, " descriptors"));
-  }
-  EXPECT_GT(refused, 3);
+  // Further in with each descriptor more, until there are enough.
+  auto each = [&](const std::string& what, const std::function<absl::Status()>& request,
+                  const std::function<void()>& refused) {
+    int times = 0;
+    for (size_t spare = 0; spare < 40; ++spare) {
+      Limit(descriptors_ + spare);
+      absl::Status status = request();
+      Limit(hard_limit_);
+      if (status.ok()) break;
+      ++times;
+      EXPECT_THAT(status, IsError(kUnknown, "too many open files")) << what << " with " << spare;
+      refused();
+      ExpectUnharmed(absl::StrCat(what, " with ", spare, " descriptors"));
+    }
+    EXPECT_GT(times, 3) << what;
+    EXPECT_LT(times, 40) << what;
+  };
+  ASSERT_THAT(c.Create(RestoreRequest(c)), IsOk());
+  each(
+      "restore", [&] { return c.Start().status(); }, [&] { ExpectNotRestored(c); });
+  EXPECT_THAT(c.Kill(SIGKILL), IsOk());
+  EXPECT_THAT(c.Wait(), IsOk());
+  EXPECT_THAT(c.Delete(), IsOk());
+  each(
+      "create", [&] { return c.Create().status(); },
+      [&] { EXPECT_THAT(c.State(), IsError(kNotFound, "")); });
   ASSERT_THAT(c.Start(), IsOk());
   Remember();
-  for (size_t spare = 0; spare < 40; ++spare) {
-    ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
-    Limit(descriptors_ + spare);
-    auto started = c.Start("x");
-    Limit(hard_limit_);
-    if (started.ok()) {
-      EXPECT_EQ(c.Wait("x")->exit_status(), 0u);
-    }
-    EXPECT_THAT(c.Delete("x"), IsOk());
-    ExpectUnharmed(absl::StrCat("exec with ", spare, " descriptors"));
-    if (started.ok()) break;
-  }
+  ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+  each(
+      "exec", [&] { return c.Start("x").status(); },
+      [&] {
+        EXPECT_THAT(c.Delete("x"), IsOk());
+        ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+      });
+  EXPECT_EQ(c.Wait("x")->exit_status(), 0u);
+  EXPECT_THAT(c.Delete("x"), IsOk());
   EXPECT_THAT(c.KillAndRemove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
@@ -402,22 +511,38 @@ TEST_F(Faults, WithoutProcessesRequestsAreRefusedAndServedAgainLater) {
   Container& c = NewMember("a");
   Remember();
   ASSERT_TRUE(Write(cgroup + "/cgroup.procs", absl::StrCat(shim_)).ok());
-  ASSERT_TRUE(Write(cgroup + "/pids.max", "1").ok());
+  auto limit = [&](const char* processes) {
+    ASSERT_TRUE(Write(cgroup + "/pids.max", processes).ok());
+  };
+  auto is_refused = [&](const std::string& before) {
+    return IsFailure(before, absl::StrCat("fork/exec ", settings_.runtime,
+                                          ": resource temporarily unavailable"));
+  };
+  limit("1");
+  // The first that needs a process is the mount.
   EXPECT_THAT(c.Create(), IsError(kUnknown, "resource temporarily unavailable"));
+  EXPECT_THAT(c.State(), IsError(kNotFound, ""));
   ExpectUnharmed("create");
-  ASSERT_TRUE(Write(cgroup + "/pids.max", "max").ok());
-  ASSERT_THAT(c.Run(), IsOk());
+  limit("max");
+  ASSERT_THAT(c.Create(RestoreRequest(c)), IsOk());
+  limit("1");
+  EXPECT_THAT(c.Start(), is_refused("OCI runtime restore failed: "));
+  ExpectNotRestored(c);
+  limit("max");
+  ASSERT_THAT(c.Start(), IsOk());
   ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
-  ASSERT_TRUE(Write(cgroup + "/pids.max", "1").ok());
-  EXPECT_FALSE(c.Start("x").ok());
+  limit("1");
+  EXPECT_THAT(c.Start("x"), is_refused("OCI runtime exec failed: "));
   EXPECT_THAT(c.Delete("x"), IsOk());
-  EXPECT_FALSE(c.Kill(SIGTERM).ok());
-  ASSERT_TRUE(Write(cgroup + "/pids.max", "max").ok());
+  EXPECT_THAT(c.Kill(SIGTERM), is_refused("unknown error after kill: "));
+  EXPECT_EQ(c.State()->status(), kRunning);
+  limit("max");
   ASSERT_THAT(c.Kill(SIGKILL), IsOk());
   EXPECT_THAT(c.Wait(), IsOk());
-  ASSERT_TRUE(Write(cgroup + "/pids.max", "1").ok());
-  EXPECT_FALSE(c.Delete().ok());
-  ASSERT_TRUE(Write(cgroup + "/pids.max", "max").ok());
+  limit("1");
+  EXPECT_THAT(c.Delete(), is_refused("failed to delete task: "));
+  EXPECT_EQ(c.State()->status(), kStopped);
+  limit("max");
   EXPECT_THAT(c.Remove(), IsOk());
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
   EXPECT_TRUE(RunUntil([&] { return rmdir(cgroup.c_str()) == 0; })) << strerror(errno);
@@ -438,7 +563,12 @@ TEST_F(Faults, OnAFullDiskRequestsAreRefusedAndServedAgainLater) {
   EXPECT_THAT(c.Create(), IsError(kUnknown, "no space left"));
   ExpectUnharmed("create");
   unlink(filler.c_str());
-  EXPECT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Create(RestoreRequest(c)), IsOk());
+  EXPECT_FALSE(Write(filler, std::string(100'000, 'x')).ok());
+  EXPECT_THAT(c.Start(), IsError(kUnknown, "OCI runtime restore failed"));
+  ExpectNotRestored(c);
+  unlink(filler.c_str());
+  EXPECT_THAT(c.Start(), IsOk());
   Remember();
   ASSERT_THAT(c.Exec("x", {"sleep", "1000"}), IsOk());
   EXPECT_FALSE(Write(filler, std::string(100'000, 'x')).ok());
@@ -508,10 +638,14 @@ TEST_F(Faults, ALoggerThatEndsAtOnceIsAnErrorAndAnotherWorks) {
   std::string logger = WriteRuntime("logger", "exit 1\n");
   auto request = c.CreateRequest();
   request.clear_stderr();
-  for (std::string uri : {absl::StrCat("binary-v2://", logger), std::string("binary:///no/such"),
-                          absl::StrCat("binary://", c.bundle(), "/config.json")}) {
+  const std::string no_program = c.bundle() + "/config.json";
+  const std::map<std::string, std::string> errors = {
+      {"binary-v2://" + logger, "logging binary did not call ready"},
+      {"binary:///no/such", "no such file or directory"},
+      {"binary://" + no_program, "permission denied"}};
+  for (const auto& [uri, error] : errors) {
     request.set_stdout(uri);
-    EXPECT_THAT(c.Create(request), IsError(kUnknown, "")) << uri;
+    EXPECT_THAT(c.Create(request), IsError(kUnknown, error)) << uri;
     ExpectUnharmed(uri);
   }
   request.set_stdout("binary-v2://" + WriteRuntime("good", "printf x >&5; exec 5>&-; cat <&3\n"));

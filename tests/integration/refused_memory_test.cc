@@ -211,6 +211,31 @@ TEST_P(RefusedMemory, LetsAStartBeRepeated) {
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
+TEST_P(RefusedMemory, LetsARestorationBeRepeated) {
+  settings_.runtime = WriteRuntime("restores", absl::StrCat(kRestores, "restore_or_run \"$@\"\n"));
+  StartWitness();
+  Container& c = NewMember("a");
+  auto request = c.CreateRequest();
+  request.set_checkpoint(ctrd().directory() + "/image");
+  ASSERT_THAT(c.Create(request), IsOk());
+  Remember();
+  Each(
+      "Start of a restored container", c, [&] { return c.Start().status(); },
+      [&](const absl::Status&) {
+        auto state = c.State();
+        ASSERT_THAT(state, IsOk());
+        if (state->status() == containerd::v1::types::CREATED) {
+          EXPECT_EQ(state->pid(), 0u);
+          EXPECT_THAT(c.Start(), IsOk());
+        }
+        MakeAgain(c, request);
+      });
+  EXPECT_THAT(c.Delete(), IsOk());
+  c.Disconnect();
+  EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
 TEST_P(RefusedMemory, LosesNoExitOfAnInit) {
   StartWitness();
   Container& c = NewMember("a");

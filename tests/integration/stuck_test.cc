@@ -164,7 +164,7 @@ TEST_F(Stuck, AProcessThatNoSignalEndsHoldsNothingUpAndIsDeletedInTheEnd) {
   EXPECT_THAT(c.Kill(SIGKILL), IsOk());
   ExpectServed(c, "its init hangs in the kernel");
   EXPECT_EQ(c.State()->status(), containerd::v1::types::RUNNING);
-  EXPECT_FALSE(c.Delete().ok());
+  EXPECT_THAT(c.Delete(), IsError(kUnknown, "cannot delete a running process"));
   EXPECT_FALSE(wait.done());
   volume.Thaw();
   auto exit = wait.Get();
@@ -190,7 +190,7 @@ TEST_F(Stuck, AnExecThatNoSignalEndsHoldsNothingUp) {
   ASSERT_TRUE(WaitUntilItHangs());
   EXPECT_THAT(c.Kill(SIGKILL, "x"), IsOk());
   ExpectServed(c, "an exec hangs in the kernel");
-  EXPECT_FALSE(c.Delete("x").ok());
+  EXPECT_THAT(c.Delete("x"), IsError(kUnknown, "cannot delete a running process"));
   // The init ends; its exit waits for the exec's, which comes first.
   EXPECT_THAT(c.Kill(SIGKILL), IsOk());
   auto wait = c.WaitAsync();
