@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/support/daemon_test.h"
 
@@ -49,6 +51,10 @@ TEST_P(DaemonRun, ListsTheProcessesOfADetachedContainer) {
   })) << ps.out
       << ps.err;
   EXPECT_THAT(ps.out, HasSubstr(init));
+  // The program that is meant to be tested.
+  const std::string shim =
+      std::filesystem::read_symlink(absl::StrCat("/proc/", daemon_->ShimPid("a"), "/exe"));
+  EXPECT_EQ(absl::StrContains(shim, "-grpc-"), Daemon::TestsGrpc()) << shim;
   daemon_->Remove("a");
   EXPECT_EQ(daemon_->TaskStatus("a"), "");
 }

@@ -105,8 +105,10 @@ void Daemon::ServeAs(const std::string& runtime, std::string shim) const {
   const std::string binary =
       absl::StrCat("containerd-shim-", name[name.size() - 2], "-", name.back());
   const std::string path = absl::StrCat(directory_, "/bin/", binary);
-  if (shim.empty())
-    shim = Getenv("FEATHER_SHIM", TestsFeather() ? kBuiltShim : binaries_ + "/" + binary);
+  if (shim.empty()) {
+    const char* built = TestsGrpc() ? kBuiltGrpcShim : kBuiltShim;
+    shim = Getenv("FEATHER_SHIM", TestsFeather() ? built : binaries_ + "/" + binary);
+  }
   unlink(path.c_str());
   if (symlink(shim.c_str(), path.c_str()) != 0)
     ADD_FAILURE() << "symlink to " << shim << ": errno " << errno;
