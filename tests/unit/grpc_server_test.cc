@@ -1,8 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -222,6 +227,35 @@ TEST_F(GrpcServer, CountsConnectionsAndTellsWhenTheLastHasEnded) {
   EXPECT_EQ(idle, 0);
   second->Close();
   EXPECT_TRUE(RunUntil([&] { return idle == 1; }));
+}
+
+// gRPC would speak first.
+TEST_F(GrpcServer, ClosesAPeerOfAnotherUserBeforeAByteIsSent) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root to become another user";
+  Serve();
+  ASSERT_EQ(chmod(socket_.path().c_str(), 0666), 0);
+  ASSERT_EQ(chmod(socket_.path().substr(0, socket_.path().rfind('/')).c_str(), 0755), 0);
+  for (auto [uid, gid] : {std::pair(65534, 0), std::pair(0, 65534)}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      if (gid != 0 && setresgid(65534, 65534, 65534) < 0) _exit(10);
+      if (uid != 0 && setresuid(65534, 65534, 65534) < 0) _exit(11);
+      const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
+      sockaddr_un address{};
+      address.sun_family = AF_UNIX;
+      memcpy(address.sun_path, socket_.path().data(), socket_.path().size());
+      if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) < 0) _exit(12);
+      char byte;
+      _exit(read(fd, &byte, 1) == 0 ? 0 : 13);
+    }
+    int status = 0;
+    bool ended = false;
+    EXPECT_TRUE(
+        RunUntil([&] { return ended = ended || waitpid(child, &status, WNOHANG) == child; }));
+    EXPECT_EQ(status, 0) << WEXITSTATUS(status);
+    EXPECT_EQ(server_->connections(), 0u);
+  }
+  EXPECT_THAT(Call(Connect(), "test.Echo", "Say", "hello").value_or("none"), "hello");
 }
 
 TEST_F(GrpcServer, AnExceptionIsInternalAndTheNextCallIsServed) {
