@@ -40,7 +40,8 @@ void LoadAgain(const std::vector<Container*>& containers) {
   }
 }
 
-bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr; }
+// Hours are for one of the two programs.
+bool Long() { return getenv("FEATHER_TEST_LONG") != nullptr && !TestsGrpc(); }
 int Count(int by_default, int in_the_long_run) { return Long() ? in_the_long_run : by_default; }
 
 // What of a shim must not grow, once it has come to rest.
@@ -60,14 +61,15 @@ class Load : public WitnessTest {
     WitnessTest::StartWitness(lasting);
   }
   // Of some looks the one with the least memory.
-  Figures Look() {
+  Figures Look() { return Look(shim_, /*looks=*/20); }
+  Figures Look(pid_t shim, int looks) {
     Figures figures;
-    for (int look = 0; look < 20; ++look) {
-      ctrd().loop().RunFor(std::chrono::milliseconds(100));
+    for (int look = 0; look < looks; ++look) {
+      if (look > 0) ctrd().loop().RunFor(std::chrono::milliseconds(100));
       figures.private_kib =
-          std::min(figures.private_kib, feather::test::FootprintOf(shim_).private_dirty_kib);
+          std::min(figures.private_kib, feather::test::FootprintOf(shim).private_dirty_kib);
     }
-    std::string proc = absl::StrCat("/proc/", shim_);
+    std::string proc = absl::StrCat("/proc/", shim);
     for (const std::string& fd : feather::test::ListDirectory(proc + "/fd")) {
       ++figures.descriptors;
       std::error_code gone;
@@ -87,9 +89,10 @@ class Load : public WitnessTest {
     EXPECT_LE(after.descriptors, before.descriptors);
     EXPECT_LE(after.sockets, before.sockets);
     EXPECT_EQ(after.mounts, before.mounts);
-    constexpr int kSlack = 16;
+    // gRPC's threads have heaps of their own, and which of them does what is chance.
+    const int slack = TestsGrpc() ? 256 : 16;
     if (kReleaseBuild) {
-      EXPECT_LE(after.private_kib, before.private_kib + kSlack);
+      EXPECT_LE(after.private_kib, before.private_kib + slack);
     }
   }
 
@@ -198,6 +201,105 @@ TEST_F(Load, AThousandRequestsInFlightAreAllAnsweredAndHoldNothingUp) {
   StartWitness();
   Remember();
   ExpectNoMoreTheSecondTime("requests in flight", [&] { KeepAThousandInFlight(); });
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+TEST_F(Load, RandomRequestsAtOnceAreAllAnswered) {
+  StartWitness();
+  ContainerOptions streams;
+  streams.out = streams.err = false;
+  std::vector<Container*> containers;
+  for (const char* id : {"a", "b", "c"}) containers.push_back(&NewMember(id, streams));
+  Remember();
+  std::minstd_rand random(4711);
+  using Answer = Pending<google::protobuf::Empty>;
+  const int rounds = Count(3, 300);
+  for (int round = 0; round < rounds && !HasFailure(); ++round) {
+    std::vector<std::pair<const char*, Answer>> answers;
+    std::vector<Answer> waits;
+    for (int i = 0; i < 60; ++i) {
+      Container& c = *containers[random() % containers.size()];
+      const auto send = [&](const char* method, auto request) {
+        request.set_id(c.id());
+        return c.Send<google::protobuf::Empty>(method, request);
+      };
+      const auto add = [&](const char* method, const auto& request) {
+        answers.emplace_back(method, send(method, request));
+      };
+      const auto of_exec = [](auto request) {
+        request.set_exec_id("x");
+        return request;
+      };
+      task::KillRequest kill;
+      kill.set_signal(SIGKILL);
+      switch (random() % 16) {
+        case 0:
+        case 1:
+          add("Create", c.CreateRequest());
+          break;
+        case 2:
+        case 3:
+          add("Start", task::StartRequest());
+          break;
+        case 4:
+          add("Exec", c.ExecRequest("x", {"true"}, streams));
+          break;
+        case 5:
+          add("Start", of_exec(task::StartRequest()));
+          break;
+        case 6:
+          add("Delete", of_exec(task::DeleteRequest()));
+          break;
+        case 7:
+          add("Kill", of_exec(kill));
+          break;
+        case 8:
+          add("Kill", kill);
+          break;
+        case 9:
+          add("Delete", task::DeleteRequest());
+          break;
+        case 10:
+          add("Pause", task::PauseRequest());
+          break;
+        case 11:
+          add("Resume", task::ResumeRequest());
+          break;
+        case 12:
+          add("Stats", task::StatsRequest());
+          break;
+        case 13:
+          add("Pids", task::PidsRequest());
+          break;
+        case 14:
+          add("State", task::StateRequest());
+          break;
+        case 15:
+          waits.push_back(send("Wait", task::WaitRequest()));
+          break;
+      }
+    }
+    for (auto& [method, answer] : answers) {
+      const absl::Status status = answer.Get().status();
+      EXPECT_THAT(status.code(), ::testing::AnyOf(absl::StatusCode::kOk, kUnknown, kNotFound,
+                                                  kAlreadyExists, kFailedPrecondition))
+          << method << " in round " << round << ": " << status;
+    }
+    for (Container* c : containers) {
+      if (!c->State().ok()) continue;
+      c->Resume().IgnoreError();
+      EXPECT_THAT(c->Kill(SIGKILL), ::testing::AnyOf(IsOk(), IsError(kNotFound, "")));
+      EXPECT_THAT(c->Wait(), IsOk());
+      EXPECT_THAT(c->Delete(), IsOk());
+    }
+    for (Answer& answer : waits)
+      EXPECT_THAT(answer.Get(), ::testing::AnyOf(IsOk(), IsError(kNotFound, "")));
+    ExpectUnharmed(absl::StrCat("round ", round));
+  }
+  for (Container* c : containers) {
+    c->Disconnect();
+    EXPECT_THAT(c->RemoveBundle(), IsOk());
+  }
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
@@ -338,17 +440,43 @@ TEST_P(LoadOfExecs, LeavesTheShimAsItWasAndItsMemoryFlat) {
 }
 
 TEST_F(Load, ManyShimsServeSideBySideAndAllEnd) {
+  // The first of them is there before the others, and after them.
+  StartWitness();
+  Remember();
+  const Figures before = Look();
+  Print("the first shim", before);
   std::vector<Container*> containers;
-  for (int i = 0; i < Count(10, 200); ++i) {
+  const int count = Count(10, 200);
+  for (int i = 1; i < count; ++i) {
     containers.push_back(&New(absl::StrCat("c", i)));
     ASSERT_THAT(containers.back()->Run(), IsOk());
   }
   for (Container* c : containers)
     EXPECT_EQ(c->State()->status(), containerd::v1::types::RUNNING) << c->id();
   ASSERT_NO_FATAL_FAILURE(LoadAgain(containers));
+  // None needs more than the first, which has no neighbours.
+  int most_kib = 0;
+  for (Container* c : containers) {
+    Figures each;
+    EXPECT_TRUE(RunUntil([&] {
+      each = Look(c->shim_pid(), /*looks=*/1);
+      return each.descriptors <= before.descriptors;
+    })) << c->id()
+        << " has " << each.descriptors << " descriptors";
+    most_kib = std::max(most_kib, each.private_kib);
+  }
+  printf("%d shims: at most %d KiB private dirty\n", count, most_kib);
+  if (kReleaseBuild && !TestsGrpc()) {
+    EXPECT_LE(most_kib, 256);
+  }
   for (Container* c : containers) EXPECT_THAT(c->KillAndRemove(), IsOk()) << c->id();
   for (Container* c : containers)
     EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(c->shim_pid()).has_value(); })) << c->id();
+  ExpectUnharmed("the first of many shims");
+  const Figures after = Look();
+  Print("the others have ended", after);
+  ExpectNoMore(after, before);
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
 TEST_F(Load, NoExitIsLostWhileContainerdComesAndGoesAtRandom) {
@@ -356,29 +484,43 @@ TEST_F(Load, NoExitIsLostWhileContainerdComesAndGoesAtRandom) {
   Remember();
   std::minstd_rand random(12345);
   bool away = false;
-  const int count = Count(20, 2'000);
-  for (int i = 0; i < count && !HasFailure(); ++i) {
+  const auto leave_or_come = [&] {
+    if (random() % 3 != 0) return;
+    away = !away;
+    // Its socket goes and comes too.
+    if (away) {
+      ctrd().events().Stop();
+    } else {
+      ctrd().events().Start();
+    }
+  };
+  const auto run = [&](int i) {
     std::string exec = absl::StrCat("x", i);
     ASSERT_THAT(witness_->Exec(exec, {"sh", "-c", absl::StrCat("exit ", i % 100)}), IsOk());
-    auto leave_or_come = [&] {
-      if (random() % 3 != 0) return;
-      away = !away;
-      // Its socket goes and comes too.
-      if (away) {
-        ctrd().events().Stop();
-      } else {
-        ctrd().events().Start();
-      }
-    };
     leave_or_come();
     ASSERT_THAT(witness_->Start(exec), IsOk());
     leave_or_come();
     EXPECT_THAT(witness_->Wait(exec), IsOk());
     leave_or_come();
     EXPECT_THAT(witness_->Delete(exec), IsOk());
-  }
-  ctrd().events().Start();
-  ExpectUnharmed("execs while containerd came and went");
+  };
+  const int count = Count(20, 2'000);
+  const int first = count / 2;
+  // In two parts, after each of which everything has been taken.
+  const auto run_part = [&](int begin, int end) {
+    for (int i = begin; i < end && !HasFailure(); ++i) run(i);
+    if (away) ctrd().events().Start();
+    away = false;
+    EXPECT_NE(ctrd().WaitForExit("witness", absl::StrCat("x", end - 1)), nullptr);
+    ExpectUnharmed("execs while containerd came and went");
+  };
+  run_part(0, first);
+  const Figures before = Look();
+  Print(absl::StrCat(first, " execs"), before);
+  run_part(first, count);
+  const Figures after = Look();
+  Print(absl::StrCat(count, " execs"), after);
+  ExpectNoMore(after, before);
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
   ASSERT_TRUE(ctrd().WaitForDelete("witness"));
   std::vector<std::string> told = ctrd().events().Summaries("witness");

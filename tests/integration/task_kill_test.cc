@@ -1,9 +1,15 @@
 // Signals, and what dies with an init.
 
+#include <linux/sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstdint>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
@@ -12,6 +18,31 @@
 
 namespace feather::test {
 namespace {
+
+// A process with the pid of one that has ended.
+class Stranger {
+ public:
+  explicit Stranger(pid_t pid) {
+    clone_args arguments = {};
+    arguments.exit_signal = SIGCHLD;
+    arguments.set_tid = reinterpret_cast<uintptr_t>(&pid);
+    arguments.set_tid_size = 1;
+    pid_ = static_cast<pid_t>(syscall(SYS_clone3, &arguments, sizeof(arguments)));
+    while (pid_ == 0) pause();
+  }
+  Stranger(const Stranger&) = delete;
+  Stranger& operator=(const Stranger&) = delete;
+  ~Stranger() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  bool there() const { return pid_ > 0; }
+  bool unharmed() const { return waitpid(pid_, nullptr, WNOHANG) == 0; }
+
+ private:
+  pid_t pid_ = -1;
+};
 
 constexpr char kSharedPids[] =
     R"({"linux": {"namespaces": [{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]}})";
@@ -96,6 +127,35 @@ TEST_P(Kill, OfAnExecReachesWhateverItHasStartedWhereTheNodeIsSetUpSo) {
   EXPECT_EQ(c.Wait("x")->exit_status(), 137u);
   EXPECT_TRUE(RunUntil([&] { return c.Pids()->processes_size() == 1; }));
   EXPECT_THAT(c.KillAndRemove(), IsOk());
+}
+
+TEST_P(Kill, HarmsNoStrangerWithThePidOfAProcessThatHasEnded) {
+  Container& c = New("a");
+  ASSERT_THAT(c.Run(), IsOk());
+  ASSERT_THAT(c.Exec("x", {"true"}), IsOk());
+  ASSERT_THAT(c.Start("x"), IsOk());
+  ASSERT_THAT(c.Wait("x"), IsOk());
+  {
+    Stranger stranger(static_cast<pid_t>(c.State("x")->pid()));
+    if (!stranger.there() && errno == EPERM) GTEST_SKIP() << "pids cannot be chosen here";
+    ASSERT_TRUE(stranger.there()) << strerror(errno);
+    for (bool all : {false, true})
+      EXPECT_THAT(c.Kill(SIGKILL, "x", all), IsError(kNotFound, "process already finished"));
+    EXPECT_EQ(c.Pids()->processes_size(), 1);
+    EXPECT_THAT(c.Delete("x"), IsOk());
+    EXPECT_TRUE(stranger.unharmed());
+  }
+  const auto init = static_cast<pid_t>(c.State()->pid());
+  ASSERT_THAT(c.Kill(SIGKILL), IsOk());
+  ASSERT_THAT(c.Wait(), IsOk());
+  Stranger stranger(init);
+  ASSERT_TRUE(stranger.there()) << strerror(errno);
+  for (bool all : {false, true}) {
+    // With `all` there may be nobody to be signalled, which is no error of runc's.
+    EXPECT_THAT(c.Kill(SIGKILL, "", all), ::testing::AnyOf(IsOk(), IsError(kNotFound, "")));
+  }
+  EXPECT_THAT(c.Remove(), IsOk());
+  EXPECT_TRUE(stranger.unharmed());
 }
 
 TEST_P(Kill, AllReachesEveryProcessOfTheContainer) {

@@ -143,6 +143,27 @@ TEST_F(ReaperTest, ReapsWhatNobodyWatches) {
   }));
 }
 
+// A child that is stopped raises SIGCHLD, too.
+TEST_F(ReaperTest, ASignalWithoutAnExitIsNoWorkForLong) {
+  pid_t pid = Fork([] {
+    while (true) pause();
+  });
+  reaper.Watch(pid, Collect());
+  RunReady();
+  kill(pid, SIGSTOP);
+  siginfo_t info = {};
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(pid), &info, WSTOPPED | WNOWAIT), 0);
+  int turns = 0;
+  io.restart();
+  while (turns < 100 && io.poll_one() > 0) ++turns;
+  EXPECT_GT(turns, 0);
+  EXPECT_LT(turns, 100);
+  EXPECT_TRUE(exits.empty());
+  kill(pid, SIGKILL);
+  ASSERT_TRUE(RunUntil([&] { return !exits.empty(); }));
+  EXPECT_EQ(exits[0].status, 128u + SIGKILL);
+}
+
 // Checklist: X2.
 TEST_F(ReaperTest, KeepsAnUnclaimedExitWhileAnExpectationLives) {
   Reaper::Expectation expectation(reaper);
