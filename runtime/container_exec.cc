@@ -100,7 +100,7 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   CO_RETURN_IF_ERROR(co_await runtime_.Exec(std::move(args)));
   absl::StatusOr<pid_t> pid = ReadPid(exec->exec_id);
   // Something runs, then: it must not go on without anybody who knows of it.
-  pid_t adopted = pid.ok() ? *pid : FindUnclaimed();
+  pid_t adopted = pid.ok() ? *pid : FindUnclaimed(exec->exec_id);
   if (adopted == 0) {
     LogError("the process of an exec cannot be found, and may run on",
              {{"error", std::string(pid.status().message())},
@@ -131,7 +131,7 @@ absl::Status Container::InitIsGone() const {
       absl::StrCat("container ", config_.id, " init process is not running: failed precondition"));
 }
 
-pid_t Container::FindUnclaimed() const {
+pid_t Container::FindUnclaimed(const std::string& exec_id) const {
   if (!cgroup_) return 0;
   absl::StatusOr<std::vector<pid_t>> pids = CgroupPids(*cgroup_);
   if (!pids.ok()) return 0;
@@ -139,8 +139,9 @@ pid_t Container::FindUnclaimed() const {
   for (pid_t pid : *pids) {
     bool claimed = pid == init_->pid || ParentOf(pid) != getpid();
     // Another one may be about to be claimed.
-    for (const auto& [exec_id, exec] : execs_)
-      claimed = claimed || exec->pid == pid || ReadPid(exec_id).value_or(0) == pid;
+    for (const auto& [other_id, other] : execs_)
+      if (other_id != exec_id)
+        claimed = claimed || other->pid == pid || ReadPid(other_id).value_or(0) == pid;
     if (!claimed) unclaimed.push_back(pid);
   }
   return unclaimed.size() == 1 ? unclaimed[0] : 0;

@@ -4,11 +4,13 @@
 
 #include <signal.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/support/injected_failure.h"
@@ -64,6 +66,10 @@ class FailingSyscall : public WitnessTest, public ::testing::WithParamInterface<
   // things back to where they were.
   void Each(const std::string& what, const std::function<absl::Status()>& request,
             const std::function<void(const absl::Status&)>& again) {
+    int places = 0;
+    const absl::Cleanup print = [&] {
+      printf("%s: %s failed at %d places\n", what.c_str(), GetParam().name, places);
+    };
     for (int nth = 1; nth <= Last(); ++nth) {
       std::string text = absl::StrCat(what, " with failing ", GetParam().name, " number ", nth);
       InjectedFailure failure(shim_, GetParam().name,
@@ -75,6 +81,7 @@ class FailingSyscall : public WitnessTest, public ::testing::WithParamInterface<
       if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
       absl::Status status = request();
       bool happened = failure.End();
+      if (happened) ++places;
       if (!happened) {
         EXPECT_THAT(status, IsOk()) << text;
       }
@@ -270,6 +277,7 @@ TEST_P(FailingSyscall, LetsTheShimEnd) {
     c.Disconnect();
     EXPECT_TRUE(RunUntil([&] { return ctrd().ExitOf(c.shim_pid()).has_value(); })) << text;
     happened = failure.End();
+    if (happened) printf("%s\n", text.c_str());
     EXPECT_THAT(c.RemoveBundle(), IsOk()) << text;
   }
 }
@@ -328,6 +336,28 @@ TEST_P(FailingSyscall, LeavesNothingInAKillAndADeletion) {
   });
   c.Disconnect();
   EXPECT_THAT(c.RemoveBundle(), IsOk());
+  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+}
+
+class FailingPidFile : public WitnessTest {};
+
+// It cannot be read once, and can when the shim looks for whose the process is.
+TEST_F(FailingPidFile, OfAnExecLeavesNoProcess) {
+  StartWitness();
+  Remember();
+  TestDirectory directory;
+  ASSERT_THAT(witness_->Exec("x", {"sleep", "1000"}), IsOk());
+  {
+    InjectedFailure failure(shim_, "openat", "error=EMFILE:when=1", directory.path() + "/strace",
+                            InjectedFailure::Children::kLeftAlone, witness_->bundle() + "/x.pid");
+    if (!failure.attached()) GTEST_SKIP() << "strace cannot attach";
+    EXPECT_THAT(witness_->Start("x"), IsError(kUnknown, "x.pid: too many open files"));
+    EXPECT_TRUE(failure.End());
+  }
+  EXPECT_EQ(witness_->Wait("x")->exit_status(), 128u + SIGKILL);
+  EXPECT_EQ(witness_->Pids()->processes_size(), 1);
+  EXPECT_THAT(witness_->Delete("x"), IsOk());
+  ExpectUnharmed("an exec whose pid could not be read");
   EXPECT_THAT(witness_->KillAndRemove(), IsOk());
 }
 
