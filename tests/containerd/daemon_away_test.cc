@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -16,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/base/file.h"
 #include "tests/support/daemon_test.h"
+#include "tests/support/injected_failure.h"
 
 namespace feather::test {
 namespace {
@@ -56,10 +58,13 @@ class DaemonAway : public DaemonTest {
   // Its init takes more memory than it may have once it is told to.
   void RunEater(const std::string& id) {
     Run(Script(id, {"--memory-limit", "50331648"},
-               "until [ -e /tmp/eat ]; do sleep 0.05; done; "
-               "exec dd if=/dev/zero of=/dev/null bs=200M count=1"));
+               absl::StrCat("until [ -e /tmp/eat-", id,
+                            " ]; do sleep 0.05; done; "
+                            "exec dd if=/dev/zero of=/dev/null bs=200M count=1")));
   }
-  void LetEat() const { EXPECT_TRUE(WriteFile(go_ + "/eat", "", 0644).ok()); }
+  void LetEat(const std::string& id) const {
+    EXPECT_TRUE(WriteFile(absl::StrCat(go_, "/eat-", id), "", 0644).ok());
+  }
   bool AwaitEnd(pid_t pid) const {
     return pid > 0 && Eventually([&] { return kill(pid, 0) != 0; });
   }
@@ -94,7 +99,7 @@ TEST_P(DaemonAway, LosesNothingWhileItIsStopped) {
   // Longer than the shim waits for an answer before it repeats an event.
   const auto stopped = std::chrono::steady_clock::now();
   daemon_->Signal(SIGSTOP);
-  LetEat();
+  if (eats) LetEat("eater");
   for (size_t i = 0; i < inits.size(); ++i)
     EXPECT_TRUE(i < ids.size() ? End(inits[i]) : AwaitEnd(inits[i]));
   std::this_thread::sleep_until(stopped + std::chrono::seconds(Long() ? 180 : 7));
@@ -117,7 +122,7 @@ TEST_P(DaemonAway, LosesNothingWhileItsEventSocketIsDeletedUntilItIsMadeAgain) {
   const bool eats = LimitsMemory();
   if (eats) {
     RunEater("eater");
-    LetEat();
+    LetEat("eater");
     EXPECT_TRUE(AwaitEnd(daemon_->InitPid("eater")));
   }
   EXPECT_TRUE(daemon_->TaskEvents("a").empty() ||
@@ -131,26 +136,43 @@ TEST_P(DaemonAway, LosesNothingWhileItsEventSocketIsDeletedUntilItIsMadeAgain) {
   daemon_->Remove("eater");
 }
 
+// An exit before its end, right beside it, or after it; an OOM kill before its next start, or amid
+// that.
 TEST_P(DaemonAway, LosesNoExitWhenItIsKilledAtAnyMoment) {
   std::minstd_rand random(4711);
   const auto pause = [&random] {
     std::this_thread::sleep_for(std::chrono::milliseconds(random() % 200));
   };
+  const bool eats = LimitsMemory();
   for (int i = 1; i <= (Long() ? 30 : 4) && !HasFailure(); ++i) {
     const std::string id = absl::StrCat("r", i);
+    const std::string eater = absl::StrCat("eater", i);
     RunUntilTerm(id, i);
     const pid_t init = daemon_->InitPid(id);
+    if (eats) RunEater(eater);
+    const pid_t eaters_shim = eats ? daemon_->ShimPid(eater) : 0;
     pause();
-    // The exit before containerd's end, right beside it, or after it.
     if (i % 2 == 0) {
       EXPECT_EQ(kill(init, SIGTERM), 0);
       pause();
     }
     daemon_->Kill();
+    // What containerd takes before somebody follows its events, nobody sees.
+    std::optional<InjectedFailure> unheard;
+    if (eats) {
+      unheard.emplace(eaters_shim, "connect", "error=ECONNREFUSED", go_ + "/strace");
+      ASSERT_TRUE(unheard->attached());
+      LetEat(eater);
+    }
     pause();
     EXPECT_TRUE(i % 2 == 0 ? AwaitEnd(init) : End(init));
     ASSERT_TRUE(daemon_->Start()) << daemon_->Log();
     daemon_->FollowEvents();
+    if (eats) {
+      unheard->End();
+      ExpectOomBeforeExit(eater);
+      daemon_->Remove(eater);
+    }
     ExpectExited(id, absl::StrCat(i));
   }
 }

@@ -149,7 +149,6 @@ TEST_F(ReaperTest, ASignalWithoutAnExitIsNoWorkForLong) {
     while (true) pause();
   });
   reaper.Watch(pid, Collect());
-  RunReady();
   kill(pid, SIGSTOP);
   siginfo_t info = {};
   ASSERT_EQ(waitid(P_PID, static_cast<id_t>(pid), &info, WSTOPPED | WNOWAIT), 0);
