@@ -15,7 +15,6 @@
 #include <cerrno>
 #include <climits>
 #include <cstdint>
-#include <memory>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -139,6 +138,7 @@ FEATHER_IN_CHILD long PlaceDescriptors(const Plan& plan) {
 
 FEATHER_IN_CHILD bool IsExecutable(const char* path) {
   struct statx info;
+  info.stx_mode = 0;
   return Call(SYS_statx, AT_FDCWD, Word(path), 0, STATX_TYPE, Word(&info)) == 0 &&
          S_ISREG(info.stx_mode) && Call(SYS_faccessat, AT_FDCWD, Word(path), X_OK) == 0;
 }
@@ -258,7 +258,8 @@ struct Launch::Impl {
   // The kernel clears it when the child, by its exec or its end, has left this memory
   // (CLONE_CHILD_CLEARTID).
   std::atomic<pid_t> here = 0;
-  alignas(16) std::array<char, 8192> stack;
+  // The deepest of the child's calls takes half of it without any optimization.
+  alignas(16) std::array<char, 1536> stack;
 };
 
 absl::Status Launch::Impl::Prepare(const Command& of) {
@@ -322,8 +323,11 @@ absl::Status Launch::Impl::Error() const {
   return SpawnError(plan.error, absl::StrCat("fork/exec ", command->argv[0]));
 }
 
-// The stack is not to be touched before it is used.
-Launch::Launch() : impl_(std::make_unique_for_overwrite<Impl>()) {}
+Launch::Launch() : impl_(std::make_unique<Impl>()) {
+  // For blocks of this size what undoes a creation without memory has a reserve
+  // (runtime/base/reserve.cc).
+  static_assert(sizeof(Impl) <= 2048);
+}
 
 absl::StatusOr<std::unique_ptr<Launch>> Launch::Begin(Command command) {
   std::unique_ptr<Launch> launch(new Launch());

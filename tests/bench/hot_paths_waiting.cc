@@ -297,7 +297,7 @@ std::vector<HotPath> WaitingPaths() {
        {.allocations = 73, .bytes = 8795, .system_calls = 11, .instructions = 51700}},
       {"SpawnsAProcess",
        SpawnsAProcess,
-       {.allocations = 10, .bytes = 8795, .system_calls = 9, .instructions = 3320}},
+       {.allocations = 10, .bytes = 2139, .system_calls = 9, .instructions = 3320}},
       {"ReapsAProcess", ReapsAProcess, {.allocations = 3, .bytes = 177, .system_calls = 13}},
   };
 }
