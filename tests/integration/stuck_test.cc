@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -285,7 +286,8 @@ TEST_F(Stuck, ARootfsOnADeadFileSystemHoldsItsOwnContainerUpOnly) {
   auto good = c.CreateRequest();
   Remember();
   // Found out by the child that mounts, and by the OCI runtime.
-  for (const char* below : {"/rootfs", ""}) {
+  for (auto [below, error] : {std::pair("/rootfs", "failed to mount rootfs component"),
+                              std::pair("", "OCI runtime create failed")}) {
     DeadFileSystem dead;
     if (!dead.usable()) GTEST_SKIP() << "no FUSE here";
     auto request = good;
@@ -296,7 +298,7 @@ TEST_F(Stuck, ARootfsOnADeadFileSystemHoldsItsOwnContainerUpOnly) {
     ExpectServed(c, "its file system is dead");
     EXPECT_FALSE(created.done());
     dead.End();
-    EXPECT_THAT(created.Get(), IsError(kUnknown, "")) << below;
+    EXPECT_THAT(created.Get(), IsError(kUnknown, error)) << below;
     EXPECT_THAT(c.State(), IsError(kNotFound, ""));
     ExpectUnharmed("a dead file system");
   }
