@@ -22,11 +22,12 @@ class Siblings {
   // Call it before each reading of the cgroup's own counter, so that a kill between the two is in
   // one of them. `parent`: the parent's oom_kill, just read. Only if it has changed each child is
   // read, and not soon again: where each of many siblings has a watch (below system.slice, say) a
-  // kill has all of them read all. What is older tells as much, unless a sibling has gone since.
+  // kill has all of them read all. LastCount does without a guess then.
   void Remember(uint64_t parent, Clock::time_point now);
 
   // After the cgroup has gone: its oom_kill, told from the others' kills since the last Remember;
-  // nullopt where it cannot be told.
+  // nullopt where it cannot be told. A reading that was left out may have missed a sibling that
+  // came, was killed and went: whether what is left of the kills was ours cannot be told then.
   std::optional<uint64_t> LastCount();
 
  private:
@@ -41,6 +42,7 @@ class Siblings {
   std::string name_;
   std::optional<Reading> remembered_;  // always with name_ among the children
   Clock::time_point next_;             // reading, not before
+  bool left_out_ = false;              // a reading since remembered_
 };
 
 }  // namespace feather::oom
