@@ -117,8 +117,9 @@ class Mounter {
       return MountFirst();
     }
     RETURN_IF_ERROR(MountFirst());
+    mounted_ = true;
     absl::Status status = Finish();
-    if (!status.ok()) UnmountAt(target_.name);
+    if (!status.ok() && mounted_) UnmountAt(target_.name);
     return status;
   }
 
@@ -189,6 +190,7 @@ class Mounter {
     ASSIGN_OR_RETURN(UniqueFd tree, IdMappedCopy(target_.path, target_.name, recursive, options_));
     if (umount2(target_.path.c_str(), MNT_DETACH) < 0)
       return ErrnoError(errno, absl::StrCat("umount ", target_.name));
+    mounted_ = false;
     // What it covered.
     ASSIGN_OR_RETURN(target_, Resolve(rootfs_, mount_.target));
     return AttachMount(tree.get(), target_.path, target_.name);
@@ -198,6 +200,7 @@ class Mounter {
   const std::string& rootfs_;
   MountOptions options_;
   Target target_;
+  bool mounted_ = false;  // by MountFirst, and still
 };
 
 bool HasNul(absl::string_view text) { return absl::StrContains(text, absl::string_view("\0", 1)); }
