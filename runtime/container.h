@@ -135,8 +135,9 @@ class Container : public std::enable_shared_from_this<Container> {
   // What is to be done at once when the OCI runtime has made the init.
   absl::Status AdoptInit();
   // The process of an exec of which no pid is known: the one child of this process in the
-  // container's cgroup that no other has claimed. 0 if there is none, or more than one.
-  pid_t FindUnclaimed(const std::string& exec_id) const;
+  // container's cgroup, made since `begun` (ProcessStat::start), that no other has claimed. 0 if
+  // there is none, or more than one.
+  pid_t FindUnclaimed(const std::string& exec_id, uint64_t begun) const;
   // After a pause or resume that failed, which may have been done nevertheless: what the kernel
   // says, `otherwise` where it does not tell.
   bool IsFrozen(bool otherwise) const;

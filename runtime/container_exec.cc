@@ -1,9 +1,11 @@
 // Execs.
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <new>
 #include <optional>
 #include <utility>
@@ -26,8 +28,14 @@ namespace {
 // state next, and the init's exit may be an instant later than the OCI runtime's.
 constexpr auto kDyingLimit = std::chrono::seconds(1);
 
-// 0 if there is no such process.
-pid_t ParentOf(pid_t pid) { return ReadProcessStat(pid).value_or(ProcessStat()).parent; }
+// As ProcessStat has the start of a process.
+uint64_t TicksSinceBoot() {
+  const auto per_second = static_cast<uint64_t>(sysconf(_SC_CLK_TCK));
+  timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<uint64_t>(now.tv_sec) * per_second +
+         static_cast<uint64_t>(now.tv_nsec) * per_second / 1'000'000'000;
+}
 
 // Of whatever user.
 int Signal(pid_t pid, int signal) {
@@ -97,10 +105,11 @@ Async<absl::Status> Container::RunExec(std::shared_ptr<Process> exec) {
   args.started = [stdio = exec->stdio] { stdio->RuntimeStarted(); };
 
   std::optional<Reaper::Expectation> expectation(std::in_place, reaper_);
+  const uint64_t begun = TicksSinceBoot();
   CO_RETURN_IF_ERROR(co_await runtime_.Exec(std::move(args)));
   absl::StatusOr<pid_t> pid = ReadPid(exec->exec_id);
   // Something runs, then: it must not go on without anybody who knows of it.
-  pid_t adopted = pid.ok() ? *pid : FindUnclaimed(exec->exec_id);
+  pid_t adopted = pid.ok() ? *pid : FindUnclaimed(exec->exec_id, begun);
   if (adopted == 0) {
     LogError("the process of an exec cannot be found, and may run on",
              {{"error", std::string(pid.status().message())},
@@ -131,13 +140,16 @@ absl::Status Container::InitIsGone() const {
       absl::StrCat("container ", config_.id, " init process is not running: failed precondition"));
 }
 
-pid_t Container::FindUnclaimed(const std::string& exec_id) const {
+pid_t Container::FindUnclaimed(const std::string& exec_id, uint64_t begun) const {
   if (!cgroup_) return 0;
   absl::StatusOr<std::vector<pid_t>> pids = CgroupPids(*cgroup_);
   if (!pids.ok()) return 0;
   std::vector<pid_t> unclaimed;
   for (pid_t pid : *pids) {
-    bool claimed = pid == init_->pid || ParentOf(pid) != getpid();
+    const ProcessStat stat = ReadProcessStat(pid).value_or(ProcessStat());
+    // Older ones that lost their parent are the shim's, too, in a container without PIDs of its
+    // own.
+    bool claimed = pid == init_->pid || stat.parent != getpid() || stat.start < begun;
     // Another one may be about to be claimed.
     for (const auto& [other_id, other] : execs_)
       if (other_id != exec_id)

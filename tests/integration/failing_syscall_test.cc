@@ -341,9 +341,19 @@ TEST_P(FailingSyscall, LeavesNothingInAKillAndADeletion) {
 
 class FailingPidFile : public WitnessTest {};
 
-// It cannot be read once, and can when the shim looks for whose the process is.
-TEST_F(FailingPidFile, OfAnExecLeavesNoProcess) {
-  StartWitness();
+// It cannot be read once, and can when the shim looks for whose the process is. An orphan of the
+// container's is the shim's child as well.
+TEST_F(FailingPidFile, OfAnExecLeavesNoProcessAndEndsNoOther) {
+  ContainerOptions options;
+  options.spec.patch =
+      R"({"linux": {"namespaces": [{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]}})";
+  StartWitness(options);
+  ASSERT_THAT(witness_->Exec("orphan", {"sh", "-c", "sleep 1000 </dev/null >/dev/null 2>&1 &"}),
+              IsOk());
+  ASSERT_THAT(witness_->Start("orphan"), IsOk());
+  EXPECT_EQ(witness_->Wait("orphan")->exit_status(), 0u);
+  ASSERT_THAT(witness_->Delete("orphan"), IsOk());
+  ASSERT_EQ(witness_->Pids()->processes_size(), 2);
   Remember();
   TestDirectory directory;
   ASSERT_THAT(witness_->Exec("x", {"sleep", "1000"}), IsOk());
@@ -355,10 +365,12 @@ TEST_F(FailingPidFile, OfAnExecLeavesNoProcess) {
     EXPECT_TRUE(failure.End());
   }
   EXPECT_EQ(witness_->Wait("x")->exit_status(), 128u + SIGKILL);
-  EXPECT_EQ(witness_->Pids()->processes_size(), 1);
+  EXPECT_EQ(witness_->Pids()->processes_size(), 2);
   EXPECT_THAT(witness_->Delete("x"), IsOk());
   ExpectUnharmed("an exec whose pid could not be read");
-  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+  EXPECT_THAT(witness_->Kill(SIGKILL, "", /*all=*/true), IsOk());
+  EXPECT_THAT(witness_->Wait(), IsOk());
+  EXPECT_THAT(witness_->Remove(), IsOk());
 }
 
 class FailingUnmount : public WitnessTest {};
