@@ -126,7 +126,7 @@ FEATHER_IN_CHILD long PlaceDescriptors(const Plan& plan) {
   for (size_t i = 0; i < plan.move_count; ++i)
     if (long placed = Call(SYS_dup3, plan.moves[i].source, plan.moves[i].target, 0); placed < 0)
       return placed;
-  // Before Linux 5.9 exec does it: they are close-on-exec.
+  // Linux 5.9; before that they stay open until exec, as they are close-on-exec.
   Call(SYS_close_range, plan.above, ~0U, 0);
   for (int fd = 0; fd < plan.above; ++fd) {
     size_t i = 0;
@@ -300,8 +300,10 @@ absl::Status Launch::Impl::Clone(int flags) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pid = clone(ChildMain, stack.data() + stack.size(),
               CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD | flags, &plan, nullptr, nullptr, &here);
-  int error = errno;
+  const int error = errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  // qemu-user knows of no such child that its parent does not wait for.
+  if (pid < 0 && error == EINVAL && (flags & CLONE_VFORK) == 0) return Clone(CLONE_VFORK);
   if (pid > 0) return absl::OkStatus();
   here = 0;
   return SpawnError(error, absl::StrCat("fork/exec ", command->argv[0]));

@@ -32,9 +32,10 @@ struct Command {
 // This process' environment without NOTIFY_SOCKET, which is what an OCI runtime gets.
 std::vector<std::string> InheritedEnvironment();
 
-// A child that is on its way to its program, beside this process and in its memory: to look for the
-// program, to enter the working directory and to execute take as long as the file systems they are
-// on, which may be for ever, and must not hold up a loop.
+// A child that is on its way to its program. Until it executes that, it has this process' memory
+// (CLONE_VM of clone(2)), and both go on: to look for the program, to enter the working directory
+// and to execute take as long as the file systems they are on, which may be for ever, and must not
+// hold up a loop.
 //
 // In the child: every signal at its default and none blocked (also those the caller ignores,
 // SIGPIPE), PDEATHSIG set and the parent checked again, exactly the named descriptors, and the
@@ -45,8 +46,8 @@ class Launch {
   static absl::StatusOr<std::unique_ptr<Launch>> Begin(Command command);
   Launch(const Launch&) = delete;
   Launch& operator=(const Launch&) = delete;
-  // To be kept until the child is known to have executed its program, or to have ended: else this
-  // kills it, and waits until it has left.
+  // Kills the child, and waits for its end, if it has not executed its program yet. Not to be
+  // called before that is known, or that it has ended: the wait may be long.
   ~Launch();
 
   // Watch it before the loop runs again.
