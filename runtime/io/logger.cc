@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/base/capabilities.h"
 #include "runtime/base/log.h"
@@ -19,6 +20,8 @@
 
 namespace feather {
 namespace {
+
+constexpr char kNotStarted[] = "failed to start binary process";
 
 // Whether a byte came before EOF. DeadlineExceeded when neither comes.
 Async<absl::StatusOr<bool>> ReadReadyByte(DescriptorPtr ready, Clock::time_point deadline) {
@@ -43,6 +46,11 @@ Async<absl::StatusOr<std::shared_ptr<Logger>>> Logger::Start(asio::io_context& i
                                                              StdioUri uri, Stdio::Owner owner,
                                                              StdioLimits limits) {
   auto logger = std::make_shared<Logger>(io, limits);
+  // For want of memory nobody may be left to end it; the reaper has a share in it until it ends.
+  absl::Cleanup forsaken = [logger] {
+    for (Stream& stream : logger->streams_) stream = Stream();
+    if (logger->pid_ > 0 && !logger->exited_.set()) logger->Signal(SIGTERM);
+  };
   CO_RETURN_IF_ERROR(logger->OpenStreams(owner));
   CO_ASSIGN_OR_RETURN(UniqueFd ready_end, logger->Spawn(reaper, uri, owner));
   absl::StatusOr<DescriptorPtr> ready = MakeDescriptor(io, std::move(ready_end));
@@ -51,7 +59,7 @@ Async<absl::StatusOr<std::shared_ptr<Logger>>> Logger::Start(asio::io_context& i
     absl::StatusOr<bool> called = co_await ReadReadyByte(*ready, Clock::now() + limits.open);
     status = called.status();
     // Either the program has the other end, or there is no child any more.
-    if (status.ok()) status = logger->launch_->status();
+    if (status.ok()) status = Annotate(logger->launch_->status(), kNotStarted);
     if (status.ok() && !*called && uri.scheme == "binary-v2")
       status = absl::UnknownError(
           "logging binary did not call ready (it may have crashed or exited prematurely)");
@@ -60,6 +68,7 @@ Async<absl::StatusOr<std::shared_ptr<Logger>>> Logger::Start(asio::io_context& i
     co_await logger->End(/*terminate=*/true);
     co_return status;
   }
+  std::move(forsaken).Cancel();
   logger->launch_.reset();
   co_return logger;
 }
@@ -94,7 +103,9 @@ absl::StatusOr<UniqueFd> Logger::Spawn(Reaper& reaper, const StdioUri& uri,
       {streams_[0].loggers.get(), 3}, {streams_[1].loggers.get(), 4}, {ready.write.get(), 5}};
   // A logger outlives a shim that is killed: its container may have more to say.
   command.die_with_parent = false;
-  ASSIGN_OR_RETURN(launch_, Launch::Begin(std::move(command)));
+  absl::StatusOr<std::unique_ptr<Launch>> launch = Launch::Begin(std::move(command));
+  if (!launch.ok()) return Annotate(launch.status(), kNotStarted);
+  launch_ = *std::move(launch);
   pid_ = launch_->pid();
   reaper.Watch(pid_, [self = shared_from_this()](const Exit&) { self->exited_.Set(); });
   for (Stream& stream : streams_) stream.loggers.Reset();

@@ -196,6 +196,17 @@ TEST_P(Oracle, FailuresOfACreation) {
       options.set_binary_name("no-runc");
       request.mutable_options()->set_value(options.SerializeAsString());
     });
+    Fail(t, ctrd, "missing-runtime-path", {}, [&](auto& request) {
+      auto options = ctrd.RuncOptions();
+      options.set_binary_name("/no/such/runc");
+      request.mutable_options()->set_value(options.SerializeAsString());
+    });
+    // Earlier ones count the errors, over several lines.
+    if (ctrd.settings().daemon >= Series::k2_1)
+      Fail(t, ctrd, "missing-logger", {}, [](auto& request) {
+        request.set_stdout("binary:///no/such/logger");
+        request.set_stderr("");
+      });
     Fail(t, ctrd, "missing-bundle", {},
          [](auto& request) { request.set_bundle("/no/such/bundle"); });
     t.AddEvents();

@@ -135,6 +135,27 @@ class RefusedMemory : public Refused<WitnessTest> {
     End(c);
     ASSERT_THAT(c.Create(request), IsOk());
   }
+  void EachCreation(Container& c, const task::CreateTaskRequest& request) {
+    Remember();
+    Each(
+        "Create", c, [&] { return c.Create(request).status(); },
+        [&](const absl::Status& status) {
+          // Its connection has ended, or the answer was the one piece for which there was no memory
+          // (it would have come from the reserve): it may be there, and containerd deletes it.
+          const bool heard = !absl::IsUnavailable(status) && !absl::IsCancelled(status);
+          if (!status.ok() && (!heard || GetParam() == MemoryGate::kOne) && c.State().ok())
+            return End(c);
+          if (!status.ok()) {
+            EXPECT_TRUE(IsGone(c));
+            // What could not be undone then is undone later, and holds the id until then.
+            EXPECT_TRUE(RunUntil([&] { return c.Create(request).ok(); }));
+          }
+          End(c);
+        });
+    c.Disconnect();
+    EXPECT_THAT(c.RemoveBundle(), IsOk());
+    EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+  }
   // Whatever state it is in. One that nobody can know of goes by itself.
   void End(Container& c) {
     auto state = c.State();
@@ -167,26 +188,17 @@ INSTANTIATE_TEST_SUITE_P(Of, RefusedMemory, kModes, ModeName);
 TEST_P(RefusedMemory, LeavesNothingOfACreation) {
   StartWitness();
   Container& c = NewMember("a");
+  EachCreation(c, c.CreateRequest());
+}
+
+TEST_P(RefusedMemory, LeavesNothingOfACreationWithALogger) {
+  const std::string logger = WriteRuntime("logger", "exec 5>&-\nexec cat <&3 >/dev/null\n");
+  StartWitness();
+  Container& c = NewMember("a");
   auto request = c.CreateRequest();
-  Remember();
-  Each(
-      "Create", c, [&] { return c.Create(request).status(); },
-      [&](const absl::Status& status) {
-        // Its connection has ended, or the answer was the one piece for which there was no memory
-        // (it would have come from the reserve): it may be there, and containerd deletes it.
-        const bool heard = !absl::IsUnavailable(status) && !absl::IsCancelled(status);
-        if (!status.ok() && (!heard || GetParam() == MemoryGate::kOne) && c.State().ok())
-          return End(c);
-        if (!status.ok()) {
-          EXPECT_TRUE(IsGone(c));
-          // What could not be undone then is undone later, and holds the id until then.
-          EXPECT_TRUE(RunUntil([&] { return c.Create(request).ok(); }));
-        }
-        End(c);
-      });
-  c.Disconnect();
-  EXPECT_THAT(c.RemoveBundle(), IsOk());
-  EXPECT_THAT(witness_->KillAndRemove(), IsOk());
+  request.set_stdout("binary://" + logger);
+  request.set_stderr("");
+  EachCreation(c, request);
 }
 
 TEST_P(RefusedMemory, LetsAStartBeRepeated) {
