@@ -38,12 +38,18 @@ constexpr size_t kHomes = 3;
 
 FEATHER_IN_CHILD long Word(const void* pointer) { return reinterpret_cast<long>(pointer); }
 
+#if defined(__x86_64__) || defined(__aarch64__)
+constexpr int kBeside = 0;
+#else
+// Where Call has errno, the parent has to stand still.
+constexpr int kBeside = CLONE_VFORK;
+#endif
+
 // A system call of the child's, without errno: that is the parent's as well, who goes on meanwhile.
 // Returns what the kernel does, an error as its negative number.
-#if defined(__x86_64__)
-constexpr int kBeside = 0;
 FEATHER_IN_CHILD long Call(long number, long a = 0, long b = 0, long c = 0, long d = 0,
                            long e = 0) {
+#if defined(__x86_64__)
   register long r10 asm("r10") = d;
   register long r8 asm("r8") = e;
   long result;
@@ -52,11 +58,7 @@ FEATHER_IN_CHILD long Call(long number, long a = 0, long b = 0, long c = 0, long
                : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
                : "rcx", "r11", "memory");
   return result;
-}
 #elif defined(__aarch64__)
-constexpr int kBeside = 0;
-FEATHER_IN_CHILD long Call(long number, long a = 0, long b = 0, long c = 0, long d = 0,
-                           long e = 0) {
   register long x8 asm("x8") = number;
   register long x0 asm("x0") = a;
   register long x1 asm("x1") = b;
@@ -65,16 +67,11 @@ FEATHER_IN_CHILD long Call(long number, long a = 0, long b = 0, long c = 0, long
   register long x4 asm("x4") = e;
   asm volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
   return x0;
-}
 #else
-// Here the parent has to stand still.
-constexpr int kBeside = CLONE_VFORK;
-FEATHER_IN_CHILD long Call(long number, long a = 0, long b = 0, long c = 0, long d = 0,
-                           long e = 0) {
   long result = syscall(number, a, b, c, d, e);
   return result < 0 ? -errno : result;
-}
 #endif
+}
 
 // Everything the child needs, prepared by the parent, and where it leaves its error.
 struct Plan {
