@@ -18,9 +18,10 @@ namespace feather {
 // into: PermissionDenied. Who may read it can hold its lock for ever, which is not waited for:
 // DeadlineExceeded.
 
+// How long a start waits for the lock, each time it needs it.
 inline constexpr std::chrono::seconds kLockLimit(10);
-// containerd gives a deletion 5 s, most of which are over by then. The next start replaces what is
-// left.
+// The same for a removal: containerd gives a deletion 5 s, most of which are over by then. The next
+// start replaces what is left.
 inline constexpr std::chrono::milliseconds kRemovalLockLimit(200);
 
 // A socket that listens at `path`, or an invalid descriptor when another process serves there (a
