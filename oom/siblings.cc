@@ -32,12 +32,13 @@ Siblings::Siblings(const std::string& directory)
 void Siblings::Remember(uint64_t parent, Clock::time_point now) {
   // What the parent has not counted has not happened in any of its children.
   if (remembered_ && parent == remembered_->parent) return;
-  left_out_ = true;
+  ++left_out_;
   if (now < next_) return;
   std::optional<Reading> reading = ReadAll();
-  const bool good = reading && reading->children.contains(name_);
-  if (good) remembered_ = std::move(reading);
-  if (good) left_out_ = false;
+  if (reading && reading->children.contains(name_)) {
+    remembered_ = std::move(reading);
+    left_out_ = 0;
+  }
   const auto count = static_cast<int64_t>(remembered_ ? remembered_->children.size() : 0);
   next_ = now + count * count * kPause;
 }
@@ -58,7 +59,8 @@ std::optional<uint64_t> Siblings::LastCount() {
   }
   // What is left is new since; a cgroup made again under this one's name counts among them.
   for (const auto& [name, count] : now->children) kills -= std::min(kills, count);
-  if (kills > 0 && left_out_) return std::nullopt;
+  // The last Remember is no doubt: what it left out was read here.
+  if (kills > 0 && left_out_ > 1) return std::nullopt;
   return own + kills;
 }
 

@@ -25,9 +25,10 @@ class Siblings {
   // kill has all of them read all. LastCount does without a guess then.
   void Remember(uint64_t parent, Clock::time_point now);
 
-  // After the cgroup has gone: its oom_kill, told from the others' kills since the last Remember;
-  // nullopt where it cannot be told. A reading that was left out may have missed a sibling that
-  // came, was killed and went: whether what is left of the kills was ours cannot be told then.
+  // After the cgroup has gone, and a last Remember: its oom_kill, told from the others' kills since
+  // their last reading; nullopt where it cannot be told. An earlier reading that was left out may
+  // have missed a sibling that came, was killed and went: whether what is left of the kills was
+  // ours cannot be told then.
   std::optional<uint64_t> LastCount();
 
  private:
@@ -42,7 +43,7 @@ class Siblings {
   std::string name_;
   std::optional<Reading> remembered_;  // always with name_ among the children
   Clock::time_point next_;             // reading, not before
-  bool left_out_ = false;              // a reading since remembered_
+  int left_out_ = 0;                   // readings since remembered_
 };
 
 }  // namespace feather::oom
