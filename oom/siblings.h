@@ -43,7 +43,7 @@ class Siblings {
   std::string name_;
   std::optional<Reading> remembered_;  // always with name_ among the children
   Clock::time_point next_;             // reading, not before
-  int left_out_ = 0;                   // readings since remembered_
+  int left_out_ = 0;                   // readings since remembered_, or failed ones
 };
 
 }  // namespace feather::oom

@@ -1,8 +1,9 @@
 #pragma once
 
-// What most sources include and the compiler takes longest to read, precompiled (CMakeLists.txt):
-// it halves the time of a build. Each source includes what it uses all the same; the fuzz targets
-// are built without this, which shows whether it does.
+// What most sources include and the compiler takes longest to read, precompiled (CMakeLists.txt of
+// runtime, oom, shim and tests): ten of them took 40 s instead of 69. Each includes what
+// it uses all the same. The fuzz targets are built without this, which shows it of the sources
+// that are in them, not of the tests.
 
 #include <algorithm>
 #include <asio/awaitable.hpp>

@@ -40,6 +40,7 @@ class OomSiblings : public testing::Test {
                     .ok());
   }
   void Remove(const std::string& name) { fs::remove_all(parent_ / name); }
+  // In the watch's order.
   std::optional<uint64_t> LastCount(Clock::duration later = std::chrono::seconds(1)) {
     Remember(*siblings_, later);
     return siblings_->LastCount();
@@ -120,7 +121,7 @@ TEST_F(OomSiblings, ManySiblingsAreNotReadAtEachKillAndThenThereMayBeADoubt) {
   EXPECT_EQ(LastCount(), std::nullopt);
 }
 
-// A reading that was due when the cgroup was gone already is the last one itself.
+// What Remember leaves out once the cgroup is gone, LastCount reads itself.
 TEST_F(OomSiblings, TheLastOfManySiblingsReadingsIsNotLeftOut) {
   for (int i = 0; i < 98; ++i) Kills(absl::StrCat("more", i), 0);
   Kills("", 1);
