@@ -56,6 +56,8 @@ CommandBench::CommandBench() {
 CommandBench::~CommandBench() {
   for (pid_t pid : Children()) kill(pid, SIGKILL);
   for (pid_t pid : Children()) WaitFor(pid);
+  // The OCI runtime makes it even for a container that it does not know.
+  rmdir(absl::StrCat("/run/containerd/runc/", name_space()).c_str());
 }
 
 std::string CommandBench::bundle(const std::string& id) const {
